@@ -1,0 +1,11 @@
+"""Errors that are messages to the person at the keyboard, not signs of a bug."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Bad input or an impossible request.
+
+    The message names the file, field or tensor, what was expected, what came, and what to do. The command line prints it
+    without a traceback and exits with status 2.
+    """
