@@ -1,0 +1,149 @@
+// torch.ops.jdm_fast.instance_norm and instance_norm_backward. Schemas, fakes and derivatives: jdm_fast/ops/instance_norm.py.
+#include "kernels/instance_norm.h"
+
+#include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
+
+#include <string_view>
+#include <tuple>
+
+#include "bindings/common.h"
+
+namespace jdm_fast {
+namespace {
+
+constexpr char kOp[] = "instance_norm";
+
+Activation checked_activation(std::string_view name) {
+  if (name == "none") return Activation::kNone;
+  if (name == "relu") return Activation::kRelu;
+  TORCH_CHECK_VALUE(name == "leaky_relu", kOp, ": activation must be one of none, relu, leaky_relu, got '", name, "'");
+  return Activation::kLeakyRelu;
+}
+
+// Contiguous [C] in the accumulation type, or undefined for None.
+at::Tensor checked_vector(const char* name, const std::optional<at::Tensor>& vector, const at::Tensor& x) {
+  if (!vector.has_value()) return {};
+  TORCH_CHECK_VALUE(vector->dim() == 1 && vector->size(0) == x.size(1), kOp, ": ", name, " must be [", x.size(1),
+                    "], one value a channel, got ", vector->sizes());
+  checked_dtype(kOp, name, *vector);
+  check_device(kOp, name, *vector, x, "x");
+  return vector->to(accumulator_type(x.scalar_type())).contiguous();
+}
+
+// Contiguous [N, C] in the accumulation type.
+at::Tensor checked_statistics(const char* name, const at::Tensor& statistics, const at::Tensor& x) {
+  TORCH_CHECK_VALUE(statistics.dim() == 2 && statistics.size(0) == x.size(0) && statistics.size(1) == x.size(1), kOp, ": ",
+                    name, " must be [", x.size(0), ", ", x.size(1), "], got ", statistics.sizes());
+  const at::ScalarType expected = accumulator_type(x.scalar_type());
+  TORCH_CHECK_TYPE(statistics.scalar_type() == expected, kOp, ": ", name, " must be ", expected, ", got ",
+                   statistics.scalar_type());
+  check_device(kOp, name, statistics, x, "x");
+  return statistics.contiguous();
+}
+
+InstanceNormShape checked_shape(const at::Tensor& x, std::string_view activation, double negative_slope) {
+  check_dim(kOp, "x", x, 4, "[N, C, H, W]");
+  const bool channels_last = x.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
+  return {x.size(0),     x.size(1),
+          x.size(2) * x.size(3), channels_last,
+          checked_dtype(kOp, "x", x), checked_activation(activation),
+          negative_slope};
+}
+
+// x: [N, C, H, W]. weight, bias: [C] or None, any floating dtype. residual: like x, or None.
+// Returns y like x in its suggested memory format, mean [N, C], rstd [N, C].
+std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm(const at::Tensor& x, const std::optional<at::Tensor>& weight,
+                                                             const std::optional<at::Tensor>& bias,
+                                                             const std::optional<at::Tensor>& residual,
+                                                             std::string_view activation, double negative_slope, double eps) {
+  const InstanceNormShape shape = checked_shape(x, activation, negative_slope);
+  const at::Tensor w = checked_vector("weight", weight, x), b = checked_vector("bias", bias, x);
+  if (residual.has_value()) check_like(kOp, "residual", *residual, x, "x");
+
+  const at::MemoryFormat format = x.suggest_memory_format();
+  const at::Tensor input = x.contiguous(format);
+  const at::Tensor added = residual.has_value() ? residual->contiguous(format) : at::Tensor();
+  const at::TensorOptions statistics = x.options().dtype(accumulator_type(x.scalar_type()));
+  at::Tensor y = at::empty(x.sizes(), x.options(), format);
+  at::Tensor mean = at::empty({shape.batch, shape.channels}, statistics);
+  at::Tensor rstd = at::empty({shape.batch, shape.channels}, statistics);
+  if (x.numel() == 0) {  // planes without pixels: what torch.var_mean says of them
+    mean.fill_(NAN);
+    rstd.fill_(NAN);
+    return {y, mean, rstd};
+  }
+
+  const InstanceNormForward args{input.const_data_ptr(),  pointer_or_null(added),  pointer_or_null(w),
+                                 pointer_or_null(b),      y.mutable_data_ptr(),    mean.mutable_data_ptr(),
+                                 rstd.mutable_data_ptr(), eps};
+#ifdef JDM_FAST_WITH_CUDA
+  if (x.is_cuda()) {
+    const CudaLaunch launch(x);
+    const int multiprocessors = launch.multiprocessors();
+    at::Tensor workspace = launch.workspace(instance_norm_workspace_cuda(shape, /*backward=*/false, multiprocessors));
+    instance_norm_forward_cuda(shape, args, workspace.mutable_data_ptr(), multiprocessors, launch.stream());
+    launch.check();
+    return {y, mean, rstd};
+  }
+#endif
+  instance_norm_forward_cpu(shape, args, cpu_threads());
+  return {y, mean, rstd};
+}
+
+// dy, x: [N, C, H, W]. mean, rstd: [N, C] as returned by the forward. weight, bias: as given to it. `eps` is for the derivative.
+// Returns dx like x in its suggested memory format, d_weight [C], d_bias [C] in the accumulation type.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm_backward(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
+    const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, std::string_view activation,
+    double negative_slope, double /*eps*/) {
+  const InstanceNormShape shape = checked_shape(x, activation, negative_slope);
+  check_like(kOp, "dy", dy, x, "x");
+  const at::Tensor w = checked_vector("weight", weight, x), b = checked_vector("bias", bias, x);
+  const at::Tensor m = checked_statistics("mean", mean, x), r = checked_statistics("rstd", rstd, x);
+
+  const at::MemoryFormat format = x.suggest_memory_format();
+  const at::Tensor input = x.contiguous(format), gradient = dy.contiguous(format);
+  const at::TensorOptions statistics = x.options().dtype(accumulator_type(x.scalar_type()));
+  at::Tensor dx = at::empty(x.sizes(), x.options(), format);
+  if (x.numel() == 0) return {dx, at::zeros({shape.channels}, statistics), at::zeros({shape.channels}, statistics)};
+
+  // The kernels write one sum for each sample; with one sample that is the result.
+  const bool single = shape.batch == 1;
+  const at::DimVector sums_shape = single ? at::DimVector{shape.channels} : at::DimVector{shape.batch, shape.channels};
+  at::Tensor d_weight = at::empty(sums_shape, statistics), d_bias = at::empty(sums_shape, statistics);
+  const InstanceNormBackward args{
+      gradient.const_data_ptr(), input.const_data_ptr(), m.const_data_ptr(),          r.const_data_ptr(),       pointer_or_null(w),
+      pointer_or_null(b),        dx.mutable_data_ptr(),  d_weight.mutable_data_ptr(), d_bias.mutable_data_ptr()};
+#ifdef JDM_FAST_WITH_CUDA
+  if (x.is_cuda()) {
+    const CudaLaunch launch(x);
+    const int multiprocessors = launch.multiprocessors();
+    at::Tensor workspace = launch.workspace(instance_norm_workspace_cuda(shape, /*backward=*/true, multiprocessors));
+    instance_norm_backward_cuda(shape, args, workspace.mutable_data_ptr(), multiprocessors, launch.stream());
+    launch.check();
+  } else {
+    instance_norm_backward_cpu(shape, args, cpu_threads());
+  }
+#else
+  instance_norm_backward_cpu(shape, args, cpu_threads());
+#endif
+  if (single) return {dx, d_weight, d_bias};
+  return {dx, d_weight.sum(0), d_bias.sum(0)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(jdm_fast, CPU, m) {
+  m.impl("instance_norm", &instance_norm);
+  m.impl("instance_norm_backward", &instance_norm_backward);
+}
+
+#ifdef JDM_FAST_WITH_CUDA
+TORCH_LIBRARY_IMPL(jdm_fast, CUDA, m) {
+  m.impl("instance_norm", &instance_norm);
+  m.impl("instance_norm_backward", &instance_norm_backward);
+}
+#endif
+
+}  // namespace jdm_fast

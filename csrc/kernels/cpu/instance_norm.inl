@@ -1,0 +1,375 @@
+// The arithmetic of instance norm on contiguous pieces of memory; instance_norm_cpu.cpp cuts the tensors into them.
+// t = (x - mean) * scale + shift with scale = weight * rstd, shift = bias; backward evaluates the same expression, so its mask is
+// the forward's. x - mean comes first because x * scale + (shift - mean * scale) cancels when |mean| is large.
+
+template <Activation kActivation, typename A>
+JDM_INLINE Vec<A> activate(Vec<A> t, Vec<A> slope) {
+  if (kActivation == Activation::kRelu) return clamp_negative(t);
+  if (kActivation == Activation::kLeakyRelu) return where_positive(t, t, t * slope);
+  return t;
+}
+
+// dy * act'(t)
+template <Activation kActivation, typename A>
+JDM_INLINE Vec<A> masked_gradient(Vec<A> dy, Vec<A> t, Vec<A> slope) {
+  if (kActivation == Activation::kRelu) return where_positive(t, dy, Vec<A>());
+  if (kActivation == Activation::kLeakyRelu) return where_positive(t, dy, dy * slope);
+  return dy;
+}
+
+// Calls `function<activation>(args...)` for a run-time activation.
+#define JDM_WITH_ACTIVATION(activation, function, ...)        \
+  switch (activation) {                                       \
+    case Activation::kNone:                                   \
+      return function<Activation::kNone>(__VA_ARGS__);        \
+    case Activation::kRelu:                                   \
+      return function<Activation::kRelu>(__VA_ARGS__);        \
+    case Activation::kLeakyRelu:                              \
+      return function<Activation::kLeakyRelu>(__VA_ARGS__);   \
+  }
+
+// Independent accumulators, to hide the latency of additions.
+constexpr int kUnroll = 4;
+
+//------------------------------------------------------------------------ NCHW: a span is part of one plane
+
+// Mean of x[0..count-1] and sum of squared deviations from it. One pass over x - pivot, where the pivot is the mean of the first
+// kPivotSpan elements: (pivot - mean)^2 <= variance * count / kPivotSpan whatever the data, so with spans of at most 16 times that
+// the subtraction below loses at most four bits.
+template <typename T>
+void span_moments(const T* x, int64_t count, double* mean, double* m2) {
+  using A = Accumulator<T>;
+  constexpr int kSize = Vec<A>::kSize;
+  constexpr int64_t kPivotSpan = 256;
+  const int64_t whole = count - count % kSize, unrolled = count - count % (kUnroll * kSize), rest = count - whole;
+
+  Vec<A> head;
+  const int64_t pivot_span = whole < kPivotSpan ? whole : kPivotSpan;
+  for (int64_t i = 0; i < pivot_span; i += kSize) head = head + load(x + i);
+  if (whole == 0) head = load_partial(x, rest);
+  const A pivot = horizontal_sum(head) / static_cast<A>(whole == 0 ? rest : pivot_span);
+
+  const Vec<A> vpivot(pivot);
+  Vec<A> sums[kUnroll], squares[kUnroll];
+  int64_t i = 0;
+  for (; i < unrolled; i += kUnroll * kSize) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kUnroll; ++j) {
+      const Vec<A> d = load(x + i + j * kSize) - vpivot;
+      sums[j] = sums[j] + d;
+      squares[j] = multiply_add(d, d, squares[j]);
+    }
+  }
+  for (; i < whole; i += kSize) {
+    const Vec<A> d = load(x + i) - vpivot;
+    sums[0] = sums[0] + d;
+    squares[0] = multiply_add(d, d, squares[0]);
+  }
+  if (rest > 0) {
+    const Vec<A> d = load_partial(x + i, rest) - vpivot * first_lanes<A>(rest);
+    sums[1] = sums[1] + d;
+    squares[1] = multiply_add(d, d, squares[1]);
+  }
+  const double sum = horizontal_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  const double shift = sum / static_cast<double>(count);
+  *mean = pivot + shift;
+  *m2 = horizontal_sum((squares[0] + squares[1]) + (squares[2] + squares[3])) - sum * shift;
+}
+
+template <Activation kActivation, typename T, typename A>
+JDM_INLINE void apply_span_as(const T* x, const T* residual, T* y, int64_t count, A mean, A scale, A shift, A slope) {
+  constexpr int kSize = Vec<A>::kSize;
+  const Vec<A> vmean(mean), vscale(scale), vshift(shift), vslope(slope);
+  const int64_t whole = count - count % kSize, rest = count - whole;
+  if (residual == nullptr) {
+    for (int64_t i = 0; i < whole; i += kSize) {
+      store(y + i, activate<kActivation>(multiply_add(load(x + i) - vmean, vscale, vshift), vslope));
+    }
+  } else {
+    for (int64_t i = 0; i < whole; i += kSize) {
+      const Vec<A> t = multiply_add(load(x + i) - vmean, vscale, vshift);
+      store(y + i, activate<kActivation>(t, vslope) + load(residual + i));
+    }
+  }
+  if (rest > 0) {
+    Vec<A> t = multiply_add(load_partial(x + whole, rest) - vmean, vscale, vshift);
+    t = activate<kActivation>(t, vslope);
+    if (residual != nullptr) t = t + load_partial(residual + whole, rest);
+    store_partial(y + whole, t, rest);
+  }
+}
+
+// y = act((x - mean) * scale + shift) + residual
+template <typename T>
+void apply_span(const T* x, const T* residual, T* y, int64_t count, Accumulator<T> mean, Accumulator<T> scale,
+                Accumulator<T> shift, Activation activation, Accumulator<T> slope) {
+  JDM_WITH_ACTIVATION(activation, apply_span_as, x, residual, y, count, mean, scale, shift, slope)
+}
+
+template <Activation kActivation, typename T, typename A>
+JDM_INLINE void span_gradient_sums_as(const T* dy, const T* x, int64_t count, A mean, A scale, A shift, A slope, A* sum_g,
+                                      A* sum_gd) {
+  constexpr int kSize = Vec<A>::kSize;
+  const Vec<A> vmean(mean), vscale(scale), vshift(shift), vslope(slope);
+  const int64_t whole = count - count % kSize, unrolled = count - count % (kUnroll * kSize), rest = count - whole;
+  Vec<A> sums[kUnroll], products[kUnroll];
+  int64_t i = 0;
+  for (; i < unrolled; i += kUnroll * kSize) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kUnroll; ++j) {
+      const Vec<A> d = load(x + i + j * kSize) - vmean;
+      const Vec<A> g = masked_gradient<kActivation>(load(dy + i + j * kSize), multiply_add(d, vscale, vshift), vslope);
+      sums[j] = sums[j] + g;
+      products[j] = multiply_add(g, d, products[j]);
+    }
+  }
+  for (; i < whole; i += kSize) {
+    const Vec<A> d = load(x + i) - vmean;
+    const Vec<A> g = masked_gradient<kActivation>(load(dy + i), multiply_add(d, vscale, vshift), vslope);
+    sums[0] = sums[0] + g;
+    products[0] = multiply_add(g, d, products[0]);
+  }
+  if (rest > 0) {  // dy is 0 in the lanes beyond the end, so both sums are untouched by them
+    const Vec<A> d = load_partial(x + i, rest) - vmean;
+    const Vec<A> g = masked_gradient<kActivation>(load_partial(dy + i, rest), multiply_add(d, vscale, vshift), vslope);
+    sums[1] = sums[1] + g;
+    products[1] = multiply_add(g, d, products[1]);
+  }
+  *sum_g = horizontal_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  *sum_gd = horizontal_sum((products[0] + products[1]) + (products[2] + products[3]));
+}
+
+// Sums of g and g * (x - mean), g = dy * act'(t).
+template <typename T>
+void span_gradient_sums(const T* dy, const T* x, int64_t count, Accumulator<T> mean, Accumulator<T> scale,
+                        Accumulator<T> shift, Activation activation, Accumulator<T> slope, Accumulator<T>* sum_g,
+                        Accumulator<T>* sum_gd) {
+  JDM_WITH_ACTIVATION(activation, span_gradient_sums_as, dy, x, count, mean, scale, shift, slope, sum_g, sum_gd)
+}
+
+template <Activation kActivation, typename T, typename A>
+JDM_INLINE void apply_span_gradient_as(const T* dy, const T* x, T* dx, int64_t count, A mean, A scale, A shift, A slope,
+                                       A offset, A tilt) {
+  constexpr int kSize = Vec<A>::kSize;
+  const Vec<A> vmean(mean), vscale(scale), vshift(shift), vslope(slope), voffset(offset), vtilt(tilt);
+  const int64_t whole = count - count % kSize, rest = count - whole;
+  for (int64_t i = 0; i < whole; i += kSize) {
+    const Vec<A> d = load(x + i) - vmean;
+    const Vec<A> g = masked_gradient<kActivation>(load(dy + i), multiply_add(d, vscale, vshift), vslope);
+    store(dx + i, (g + multiply_add(d, vtilt, voffset)) * vscale);
+  }
+  if (rest > 0) {
+    const Vec<A> d = load_partial(x + whole, rest) - vmean;
+    const Vec<A> g = masked_gradient<kActivation>(load_partial(dy + whole, rest), multiply_add(d, vscale, vshift), vslope);
+    store_partial(dx + whole, (g + multiply_add(d, vtilt, voffset)) * vscale, rest);
+  }
+}
+
+// dx = scale * (g + (x - mean) * tilt + offset)
+template <typename T>
+void apply_span_gradient(const T* dy, const T* x, T* dx, int64_t count, Accumulator<T> mean, Accumulator<T> scale,
+                         Accumulator<T> shift, Activation activation, Accumulator<T> slope, Accumulator<T> offset,
+                         Accumulator<T> tilt) {
+  JDM_WITH_ACTIVATION(activation, apply_span_gradient_as, dy, x, dx, count, mean, scale, shift, slope, offset, tilt)
+}
+
+//------------------------------------------------------------------------ channels_last: rows of C channels, one row a pixel
+
+// kCount consecutive vectors of channels, or (kCount = 1, `lanes` < kSize) the last few channels.
+template <int kCount, typename T>
+JDM_INLINE void row_moments_block(const T* x, int64_t rows, int64_t channels, int64_t lanes, double* mean, double* m2) {
+  using A = Accumulator<T>;
+  constexpr int kSize = Vec<A>::kSize;
+  constexpr int64_t kPivotRows = 16;
+  const bool partial = lanes < kCount * kSize;
+  const int64_t pivot_rows = rows < kPivotRows ? rows : kPivotRows;
+  Vec<A> pivot[kCount], sum[kCount], squares[kCount];
+  for (int64_t row = 0; row < pivot_rows; ++row) {
+    const T* at = x + row * channels;
+#pragma GCC unroll 8
+    for (int j = 0; j < kCount; ++j) pivot[j] = pivot[j] + (partial ? load_partial(at, lanes) : load(at + j * kSize));
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kCount; ++j) pivot[j] = pivot[j] * Vec<A>(A(1) / static_cast<A>(pivot_rows));
+
+  if (partial) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const Vec<A> d = load_partial(x + row * channels, lanes) - pivot[0];
+      sum[0] = sum[0] + d;
+      squares[0] = multiply_add(d, d, squares[0]);
+    }
+  } else {
+    for (int64_t row = 0; row < rows; ++row) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kCount; ++j) {
+        const Vec<A> d = load(x + row * channels + j * kSize) - pivot[j];
+        sum[j] = sum[j] + d;
+        squares[j] = multiply_add(d, d, squares[j]);
+      }
+    }
+  }
+
+  A pivots[kCount * kSize] = {}, sums[kCount * kSize] = {}, square_sums[kCount * kSize] = {};
+#pragma GCC unroll 8
+  for (int j = 0; j < kCount; ++j) {
+    store(pivots + j * kSize, pivot[j]);
+    store(sums + j * kSize, sum[j]);
+    store(square_sums + j * kSize, squares[j]);
+  }
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const double shift = sums[lane] / static_cast<double>(rows);
+    mean[lane] = pivots[lane] + shift;
+    m2[lane] = square_sums[lane] - sums[lane] * shift;
+  }
+}
+
+// For every channel the mean over the rows and the sum of squared deviations from it; one pass shifted by a pivot as in span_moments,
+// here the mean of the first kPivotRows rows, so for at most 16 times as many rows.
+template <typename T>
+void row_moments(const T* x, int64_t rows, int64_t channels, double* mean, double* m2) {
+  constexpr int kSize = Vec<Accumulator<T>>::kSize;
+  constexpr int kBlock = JDM_CPU_LEVEL == 2 ? 8 : 4;  // as many as the registers hold
+  int64_t c = 0;
+  for (; c + kBlock * kSize <= channels; c += kBlock * kSize) {
+    row_moments_block<kBlock>(x + c, rows, channels, kBlock * kSize, mean + c, m2 + c);
+  }
+  for (; c + kSize <= channels; c += kSize) row_moments_block<1>(x + c, rows, channels, kSize, mean + c, m2 + c);
+  if (c < channels) row_moments_block<1>(x + c, rows, channels, channels - c, mean + c, m2 + c);
+}
+
+template <Activation kActivation, typename T, typename A>
+JDM_INLINE void apply_rows_as(const T* x, const T* residual, T* y, int64_t rows, int64_t channels, const A* mean,
+                              const A* scale, const A* shift, A slope) {
+  constexpr int kSize = Vec<A>::kSize;
+  const Vec<A> vslope(slope);
+  const int64_t whole = channels - channels % kSize, rest = channels - whole;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = row * channels;
+    if (residual == nullptr) {
+      for (int64_t c = 0; c < whole; c += kSize) {
+        const Vec<A> t = multiply_add(load(x + at + c) - load(mean + c), load(scale + c), load(shift + c));
+        store(y + at + c, activate<kActivation>(t, vslope));
+      }
+    } else {
+      for (int64_t c = 0; c < whole; c += kSize) {
+        const Vec<A> t = multiply_add(load(x + at + c) - load(mean + c), load(scale + c), load(shift + c));
+        store(y + at + c, activate<kActivation>(t, vslope) + load(residual + at + c));
+      }
+    }
+    if (rest > 0) {
+      Vec<A> t = load_partial(x + at + whole, rest) - load_partial(mean + whole, rest);
+      t = multiply_add(t, load_partial(scale + whole, rest), load_partial(shift + whole, rest));
+      t = activate<kActivation>(t, vslope);
+      if (residual != nullptr) t = t + load_partial(residual + at + whole, rest);
+      store_partial(y + at + whole, t, rest);
+    }
+  }
+}
+
+// apply_span with the constants of every channel.
+template <typename T>
+void apply_rows(const T* x, const T* residual, T* y, int64_t rows, int64_t channels, const Accumulator<T>* mean,
+                const Accumulator<T>* scale, const Accumulator<T>* shift, Activation activation, Accumulator<T> slope) {
+  JDM_WITH_ACTIVATION(activation, apply_rows_as, x, residual, y, rows, channels, mean, scale, shift, slope)
+}
+
+template <int kCount, Activation kActivation, typename T, typename A>
+JDM_INLINE void row_gradient_sums_block(const T* dy, const T* x, int64_t rows, int64_t channels, int64_t lanes, const A* mean,
+                                        const A* scale, const A* shift, A slope, A* sum_g, A* sum_gd) {
+  constexpr int kSize = Vec<A>::kSize;
+  const bool partial = lanes < kCount * kSize;
+  Vec<A> vmean[kCount], vscale[kCount], vshift[kCount], sums[kCount], products[kCount];
+  const Vec<A> vslope(slope);
+#pragma GCC unroll 4
+  for (int j = 0; j < kCount; ++j) {
+    vmean[j] = partial ? load_partial(mean, lanes) : load(mean + j * kSize);
+    vscale[j] = partial ? load_partial(scale, lanes) : load(scale + j * kSize);
+    vshift[j] = partial ? load_partial(shift, lanes) : load(shift + j * kSize);
+  }
+  if (partial) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const Vec<A> d = load_partial(x + row * channels, lanes) - vmean[0];
+      const Vec<A> t = multiply_add(d, vscale[0], vshift[0]);
+      const Vec<A> g = masked_gradient<kActivation>(load_partial(dy + row * channels, lanes), t, vslope);
+      sums[0] = sums[0] + g;
+      products[0] = multiply_add(g, d, products[0]);
+    }
+    store_partial(sum_g, sums[0], lanes);
+    store_partial(sum_gd, products[0], lanes);
+    return;
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kCount; ++j) {
+      const Vec<A> d = load(x + row * channels + j * kSize) - vmean[j];
+      const Vec<A> t = multiply_add(d, vscale[j], vshift[j]);
+      const Vec<A> g = masked_gradient<kActivation>(load(dy + row * channels + j * kSize), t, vslope);
+      sums[j] = sums[j] + g;
+      products[j] = multiply_add(g, d, products[j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kCount; ++j) {
+    store(sum_g + j * kSize, sums[j]);
+    store(sum_gd + j * kSize, products[j]);
+  }
+}
+
+template <Activation kActivation, typename T, typename A>
+JDM_INLINE void row_gradient_sums_as(const T* dy, const T* x, int64_t rows, int64_t channels, const A* mean, const A* scale,
+                                     const A* shift, A slope, A* sum_g, A* sum_gd) {
+  constexpr int kSize = Vec<A>::kSize;
+  constexpr int kBlock = JDM_CPU_LEVEL == 2 ? 4 : 2;  // as many as the registers hold
+  int64_t c = 0;
+  for (; c + kBlock * kSize <= channels; c += kBlock * kSize) {
+    row_gradient_sums_block<kBlock, kActivation>(dy + c, x + c, rows, channels, kBlock * kSize, mean + c, scale + c, shift + c,
+                                                 slope, sum_g + c, sum_gd + c);
+  }
+  for (; c < channels; c += kSize) {
+    const int64_t lanes = channels - c < kSize ? channels - c : kSize;
+    row_gradient_sums_block<1, kActivation>(dy + c, x + c, rows, channels, lanes, mean + c, scale + c, shift + c, slope,
+                                            sum_g + c, sum_gd + c);
+  }
+}
+
+// span_gradient_sums for every channel.
+template <typename T>
+void row_gradient_sums(const T* dy, const T* x, int64_t rows, int64_t channels, const Accumulator<T>* mean,
+                       const Accumulator<T>* scale, const Accumulator<T>* shift, Activation activation, Accumulator<T> slope,
+                       Accumulator<T>* sum_g, Accumulator<T>* sum_gd) {
+  JDM_WITH_ACTIVATION(activation, row_gradient_sums_as, dy, x, rows, channels, mean, scale, shift, slope, sum_g, sum_gd)
+}
+
+template <Activation kActivation, typename T, typename A>
+JDM_INLINE void apply_rows_gradient_as(const T* dy, const T* x, T* dx, int64_t rows, int64_t channels, const A* mean,
+                                       const A* scale, const A* shift, A slope, const A* offset, const A* tilt) {
+  constexpr int kSize = Vec<A>::kSize;
+  const Vec<A> vslope(slope);
+  const int64_t whole = channels - channels % kSize, rest = channels - whole;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = row * channels;
+    for (int64_t c = 0; c < whole; c += kSize) {
+      const Vec<A> d = load(x + at + c) - load(mean + c), vscale = load(scale + c);
+      const Vec<A> g = masked_gradient<kActivation>(load(dy + at + c), multiply_add(d, vscale, load(shift + c)), vslope);
+      store(dx + at + c, (g + multiply_add(d, load(tilt + c), load(offset + c))) * vscale);
+    }
+    if (rest > 0) {
+      const Vec<A> d = load_partial(x + at + whole, rest) - load_partial(mean + whole, rest);
+      const Vec<A> vscale = load_partial(scale + whole, rest);
+      const Vec<A> t = multiply_add(d, vscale, load_partial(shift + whole, rest));
+      const Vec<A> g = masked_gradient<kActivation>(load_partial(dy + at + whole, rest), t, vslope);
+      const Vec<A> h = multiply_add(d, load_partial(tilt + whole, rest), load_partial(offset + whole, rest));
+      store_partial(dx + at + whole, (g + h) * vscale, rest);
+    }
+  }
+}
+
+// apply_span_gradient with the constants of every channel.
+template <typename T>
+void apply_rows_gradient(const T* dy, const T* x, T* dx, int64_t rows, int64_t channels, const Accumulator<T>* mean,
+                         const Accumulator<T>* scale, const Accumulator<T>* shift, Activation activation, Accumulator<T> slope,
+                         const Accumulator<T>* offset, const Accumulator<T>* tilt) {
+  JDM_WITH_ACTIVATION(activation, apply_rows_gradient_as, dy, x, dx, rows, channels, mean, scale, shift, slope, offset, tilt)
+}
+
+#undef JDM_WITH_ACTIVATION

@@ -1,0 +1,60 @@
+// Instance norm with the activation and the residual fused, forward and backward:
+//   xhat = (x - mean) * rstd,  t = weight * xhat + bias,  y = act(t) + residual,
+// mean and biased variance over the H*W pixels of every (sample, channel), rstd = 1/sqrt(var + eps).
+// Backward, with g = dy * act'(t) and means over the plane:
+//   dx = weight * rstd * (g - mean(g) - xhat * mean(g * xhat)),  d_bias = sum g,  d_weight = sum g * xhat.
+// The residual's gradient is dy itself, so no kernel computes it.
+#pragma once
+
+#include "types.h"
+
+namespace jdm_fast {
+
+struct InstanceNormShape {
+  int64_t batch;       // N
+  int64_t channels;    // C
+  int64_t pixels;      // H * W
+  bool channels_last;  // memory order of x, residual, y, dy, dx: [N, H*W, C] if set, else [N, C, H*W]
+  DType dtype;         // of x, residual, y, dy, dx
+  Activation activation;
+  double negative_slope;  // of kLeakyRelu
+};
+
+struct InstanceNormForward {
+  const void* x;         // [N, C, H*W] or [N, H*W, C], dtype
+  const void* residual;  // like x, or nullptr
+  const void* weight;    // [C] accumulator type, or nullptr (= 1)
+  const void* bias;      // [C] accumulator type, or nullptr (= 0)
+  void* y;               // like x
+  void* mean;            // [N, C] accumulator type
+  void* rstd;            // [N, C] accumulator type
+  double eps;
+};
+
+struct InstanceNormBackward {
+  const void* dy;      // like x
+  const void* x;       // [N, C, H*W] or [N, H*W, C], dtype
+  const void* mean;    // [N, C] accumulator type
+  const void* rstd;    // [N, C] accumulator type
+  const void* weight;  // [C] accumulator type, or nullptr (= 1)
+  const void* bias;    // [C] accumulator type, or nullptr (= 0)
+  void* dx;            // like x
+  void* d_weight;      // [N, C] accumulator type: per-sample sums, to be summed over N by the caller
+  void* d_bias;        // [N, C] accumulator type: per-sample sums, to be summed over N by the caller
+};
+
+// Any of N, C, H*W may be 0: then nothing is read or written except that d_weight and d_bias become 0 where N*C > 0.
+void instance_norm_forward_cpu(const InstanceNormShape& shape, const InstanceNormForward& args, int num_threads);
+void instance_norm_backward_cpu(const InstanceNormShape& shape, const InstanceNormBackward& args, int num_threads);
+
+// Bytes of device scratch the CUDA launchers need (0 if none). `backward` selects the direction;
+// `multiprocessors` is the device's SM count, which the plan uses to decide how far a plane is split.
+size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors);
+
+// `stream` is a cudaStream_t. Asynchronous; the caller checks cudaGetLastError (the bindings do).
+void instance_norm_forward_cuda(const InstanceNormShape& shape, const InstanceNormForward& args, void* workspace,
+                                int multiprocessors, void* stream);
+void instance_norm_backward_cuda(const InstanceNormShape& shape, const InstanceNormBackward& args, void* workspace,
+                                 int multiprocessors, void* stream);
+
+}  // namespace jdm_fast
