@@ -1,0 +1,181 @@
+"""Loss of a K-way softmax patch critic, with its gradient, in one reading of the logits (eq. 11 of the JointGAN paper).
+
+``jdm_fast::softmax_critic_loss`` returns (loss, source_loss, source_accuracy, dlogits). dlogits = d loss / d logits is
+computed along with the loss if ``needs_grad`` says so. It is kept for the backward pass, which only scales it, and it
+is itself a differentiable output, so that autograd finds the second derivative through it.
+
+Autocast leaves it alone: logits of any floating dtype, sums and losses float32 (float64 for float64). The public
+function reads float16 logits as float32, so that a loss scaler (torch.amp.GradScaler) can do its work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+from jdm_fast.ops import _library, reference
+from jdm_fast.ops.reference import accumulation_dtype
+
+MAX_CLASSES = 64
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+_library.define(
+    "softmax_critic_loss(Tensor logits, Tensor source, int num_sources, bool needs_grad)"
+    " -> (Tensor loss, Tensor source_loss, Tensor source_accuracy, Tensor dlogits)"
+)
+_op = torch.ops.jdm_fast.softmax_critic_loss.default
+
+
+def softmax_critic_loss(logits: Tensor, source: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of each patch with its source's class, averaged within each source and summed over the sources.
+
+    ``source_loss[s]`` is the mean of ``-log softmax(logits)[s]`` over all patches of the samples of source ``s``,
+    ``source_accuracy[s]`` the share of these patches whose largest logit is class ``s`` (ties: the lowest class wins),
+    and ``loss = source_loss.sum()``. A source without samples has loss 0 and accuracy 0. Logits of any size are safe.
+
+    Differentiable to any order, the accuracy excepted. Works under ``torch.compile(fullgraph=True)``, which itself
+    supports first derivatives only. Equal to :func:`jdm_fast.ops.reference.softmax_critic_loss`.
+
+    Args:
+        logits: [M, K, h, w], float32, float16, bfloat16 or float64, K from 1 to 64, h and w at least 1; M may be 0.
+            Contiguous and channels_last tensors are taken as they are, others are copied first.
+        source: [M] int64, the true class of each sample, 0..num_sources-1.
+        num_sources: S, 1..K.
+
+    Returns:
+        loss (a scalar), source_loss [S] and source_accuracy [S], in float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: a shape, device or ``num_sources`` that does not fit; the message says what was expected and what
+            came.
+        TypeError: logits or source of another dtype.
+        IndexError: a source index outside 0..num_sources-1, on the CPU. On CUDA, where looking would stop the device,
+            it makes the loss and that sample's gradient NaN.
+    """
+    if logits.dtype == torch.float16:
+        # dlogits, about 1 / number of patches, would be lost in float16 before the backward pass can scale it up again.
+        logits = logits.float()
+    needs_grad = torch.is_grad_enabled() and logits.requires_grad
+    return _op(logits, source, num_sources, needs_grad)[:3]
+
+
+# ---- checks shared by the fake and the reference; csrc/bindings/softmax_critic_loss.cpp makes the same ones
+
+
+def _check(logits: Tensor, source: Tensor, num_sources: int) -> None:
+    if logits.dtype not in DTYPES:
+        raise TypeError(
+            f"softmax_critic_loss: logits must be float32, float16, bfloat16 or float64, got {logits.dtype}"
+        )
+    if logits.dim() != 4 or logits.shape[2] < 1 or logits.shape[3] < 1:
+        raise ValueError(f"softmax_critic_loss: logits must be [M, K, h, w] with h, w >= 1, got {list(logits.shape)}")
+    if not 1 <= logits.shape[1] <= MAX_CLASSES:
+        raise ValueError(f"softmax_critic_loss: logits must have 1 to {MAX_CLASSES} classes, got {list(logits.shape)}")
+    if source.dtype != torch.int64:
+        raise TypeError(f"softmax_critic_loss: source must be int64, got {source.dtype}")
+    if source.dim() != 1 or source.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"softmax_critic_loss: source must be [{logits.shape[0]}], one index a sample, got {list(source.shape)}"
+        )
+    if source.device != logits.device:
+        raise ValueError(f"softmax_critic_loss: source must be on {logits.device} like logits, got {source.device}")
+    if not 1 <= num_sources <= logits.shape[1]:
+        raise ValueError(
+            f"softmax_critic_loss: num_sources must be 1 to {logits.shape[1]}, the classes of logits, got {num_sources}"
+        )
+
+
+# ---- plain PyTorch implementation, used for a device that the extension has no kernel for
+
+
+def _weight(source: Tensor, num_sources: int, patches: int, dtype: torch.dtype) -> Tensor:
+    """d loss / d (cross-entropy of one patch) of every sample, [M, 1, 1, 1]: one over the patches of its source."""
+    count = torch.zeros(num_sources, dtype=dtype, device=source.device)
+    count = count.index_add(0, source, torch.ones_like(source, dtype=dtype))
+    return 1 / (count[source].view(-1, 1, 1, 1) * patches)
+
+
+def _reference(
+    logits: Tensor, source: Tensor, num_sources: int, needs_grad: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check(logits, source, num_sources)
+    if source.device.type == "cpu" and source.numel():
+        lowest, highest = source.min().item(), source.max().item()
+        if lowest < 0 or highest >= num_sources:
+            raise IndexError(
+                f"softmax_critic_loss: source must hold indices 0..{num_sources - 1}, "
+                f"got {lowest if lowest < 0 else highest}"
+            )
+    losses = reference.softmax_critic_loss(logits, source, num_sources)
+    if not needs_grad:
+        return *losses, logits.new_empty(0)
+    p = torch.softmax(logits.to(losses[0].dtype), dim=1)
+    onehot = torch.zeros_like(p).scatter_(1, source.view(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:]), 1)
+    dlogits = (p - onehot) * _weight(source, num_sources, logits.shape[2] * logits.shape[3], p.dtype)
+    return *losses, dlogits.to(logits.dtype, memory_format=suggest_memory_format(logits))
+
+
+_library.register_reference("softmax_critic_loss", _reference)
+
+
+# ---- fake
+
+
+@torch.library.register_fake("jdm_fast::softmax_critic_loss")
+def _fake(logits: Tensor, source: Tensor, num_sources: int, needs_grad: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check(logits, source, num_sources)
+    loss = logits.new_empty((), dtype=accumulation_dtype(logits.dtype))
+    source_loss = loss.new_empty(num_sources)
+    dlogits = (
+        torch.empty_like(logits, memory_format=suggest_memory_format(logits)) if needs_grad else logits.new_empty(0)
+    )
+    return loss, source_loss, torch.empty_like(source_loss), dlogits
+
+
+# ---- derivatives
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, source, num_sources, needs_grad = inputs
+    _, _, accuracy, dlogits = output
+    ctx.save_for_backward(logits, source, dlogits)
+    ctx.num_sources, ctx.needs_grad = num_sources, needs_grad
+    ctx.mark_non_differentiable(accuracy)
+    ctx.set_materialize_grads(False)
+
+
+def _derivative(
+    ctx: Any, d_loss: Tensor | None, d_source_loss: Tensor | None, _: None, u: Tensor | None
+) -> tuple[Tensor | None, None, None, None]:
+    """``dlogits * (d_loss + d_source_loss[source])``, and the Hessian of the loss times ``u``, the gradient of dlogits.
+
+    dlogits comes from the forward op as a differentiable output. A second derivative goes through this product into
+    both of its factors and comes back here as ``u``.
+    """
+    logits, source, dlogits = ctx.saved_tensors
+    terms = []
+    if d_loss is not None or d_source_loss is not None:
+        if not ctx.needs_grad:
+            raise RuntimeError("softmax_critic_loss: the gradient was not computed; pass needs_grad=True to the op")
+        scale = d_loss if d_source_loss is None else d_source_loss[source].view(-1, 1, 1, 1)
+        if d_loss is not None and d_source_loss is not None:
+            scale = scale + d_loss
+        terms.append((dlogits * scale).to(logits.dtype))
+    if u is not None and ctx.needs_grad:
+        terms.append(_hessian_product(logits, source, ctx.num_sources, u))
+    return sum(terms[1:], terms[0]) if terms else None, None, None, None
+
+
+def _hessian_product(logits: Tensor, source: Tensor, num_sources: int, u: Tensor) -> Tensor:
+    """``weight * (p u - p <p, u>)``, p = softmax(logits). Plain PyTorch, so higher orders follow by autograd."""
+    dtype = accumulation_dtype(logits.dtype)
+    p = torch.softmax(logits.to(dtype), dim=1)
+    pu = p * u.to(dtype)
+    weight = _weight(source, num_sources, logits.shape[2] * logits.shape[3], dtype)
+    return (weight * (pu - p * pu.sum(1, keepdim=True))).to(logits.dtype)
+
+
+torch.library.register_autograd("jdm_fast::softmax_critic_loss", _derivative, setup_context=_setup)
