@@ -1,0 +1,321 @@
+// Scheduler of the emulation: runs the blocks of a launch one after another, and the threads of a block as fibers.
+#include "cuda_emulation.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <numeric>
+#include <random>
+#include <sstream>
+#include <utility>
+
+#include "fiber.h"
+
+namespace cuda_emulation {
+namespace detail {
+namespace {
+
+enum class State { kReady, kAtBarrier, kInWarp, kDone };
+
+struct Thread {
+  State state = State::kReady;
+  // Where it waits, and for whom.
+  const char* file = "";
+  int line = 0;
+  Collective collective = Collective::kNone;
+  unsigned mask = 0, source_lane = 0;
+  uint64_t value = 0, result = 0;
+};
+
+struct FreeDeleter {
+  void operator()(void* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
+  static constexpr size_t kAlignment = 128;
+};
+using SharedMemory = std::unique_ptr<void, FreeDeleter>;
+
+// Of exactly `bytes`, so that AddressSanitizer sees the first byte beyond; full of NaN.
+SharedMemory poisoned_memory(size_t bytes) {
+  SharedMemory memory(::operator new(bytes, std::align_val_t{FreeDeleter::kAlignment}));
+  std::memset(memory.get(), 0xff, bytes);
+  return memory;
+}
+
+struct SharedArray {
+  const void* site;
+  SharedMemory memory;
+};
+
+std::string text(uint3 v) {
+  return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) + ")";
+}
+
+std::string place(const Thread& thread) { return std::string(thread.file) + ":" + std::to_string(thread.line); }
+
+// Everything of the launch in progress. Only one is, see run_grid.
+struct Machine {
+  Order order = Order::kForward;
+  std::mt19937_64 random;
+  std::vector<LaunchRecord> launches;
+  std::map<const void*, size_t> allowed_dynamic_shared;
+
+  const LaunchRecord* launch = nullptr;
+  Body body = nullptr;
+  void* closure = nullptr;
+  std::vector<std::unique_ptr<Fiber>> fibers;  // kept between launches
+  std::vector<Thread> threads;
+  unsigned current = 0, done = 0, at_barrier = 0;
+  std::vector<SharedArray> static_shared;
+  size_t static_shared_bytes = 0;
+  SharedMemory dynamic_shared;
+  std::string failure;
+
+  void run_block(uint3 block);
+  void run_thread(unsigned index);
+  void release_barrier();
+  void complete_warp(unsigned warp, unsigned mask);
+  void complete_waiting_lanes(unsigned warp);
+  std::string describe_stop() const;
+  std::vector<uint64_t> permutation(uint64_t count);
+  [[noreturn]] void raise(const std::string& what) const;
+};
+
+Machine machine;
+
+uint3 thread_index(unsigned linear) {
+  return {linear % blockDim.x, linear / blockDim.x % blockDim.y, linear / (blockDim.x * blockDim.y)};
+}
+
+void Machine::raise(const std::string& what) const {
+  throw Error("kernel " + launch->kernel + ", block " + text(blockIdx) + ": " + what);
+}
+
+std::vector<uint64_t> Machine::permutation(uint64_t count) {
+  std::vector<uint64_t> indices(count);
+  std::iota(indices.begin(), indices.end(), uint64_t{0});
+  if (order == Order::kReverse) std::reverse(indices.begin(), indices.end());
+  if (order == Order::kRandom) std::shuffle(indices.begin(), indices.end(), random);
+  return indices;
+}
+
+// Entry of every fiber.
+void thread_main() {
+  Fiber::entered();
+  machine.body(machine.closure);
+  machine.threads[machine.current].state = State::kDone;
+  machine.fibers[machine.current]->suspend(/*last=*/true);
+}
+
+void wait(State state, const char* file, int line) {
+  Thread& thread = machine.threads[machine.current];
+  thread.state = state;
+  thread.file = file;
+  thread.line = line;
+  machine.fibers[machine.current]->suspend(/*last=*/false);
+}
+
+void Machine::run_thread(unsigned index) {
+  current = index;
+  threadIdx = thread_index(index);
+  fibers[index]->resume();
+  if (!failure.empty()) raise(failure);
+  if (threads[index].state == State::kInWarp) complete_warp(index / warpSize, threads[index].mask);
+  if (threads[index].state == State::kDone) {
+    ++done;
+    complete_waiting_lanes(index / warpSize);  // lanes that have returned are not waited for
+  }
+}
+
+// Lets the threads go once all have arrived. Threads that have exited do not count on the hardware either, but a kernel
+// whose threads leave before a barrier that others reach is refused here: it is nearly always a mistake.
+void Machine::release_barrier() {
+  if (at_barrier == 0 || at_barrier + done != threads.size()) return;
+  if (done != 0) {
+    raise("divergent barrier: " + std::to_string(at_barrier) + " of " + std::to_string(threads.size()) +
+          " threads wait at __syncthreads, the others have returned; " + describe_stop());
+  }
+  for (const Thread& thread : threads) {
+    if (thread.line != threads[0].line || std::strcmp(thread.file, threads[0].file) != 0) {
+      raise("divergent barrier: threads of the block wait at different __syncthreads; " + describe_stop());
+    }
+  }
+  for (Thread& thread : threads) thread.state = State::kReady;
+  at_barrier = 0;
+}
+
+// Completes the collective of `mask` if every lane of it that still runs has arrived.
+void Machine::complete_warp(unsigned warp, unsigned mask) {
+  Thread* lanes = &threads[warp * warpSize];
+  const unsigned lane_count = std::min<unsigned>(warpSize, threads.size() - warp * warpSize);
+  Collective kind = Collective::kNone;
+  unsigned arrived = 0, ballot = 0;
+  for (unsigned i = 0; i < lane_count; ++i) {
+    if (!(mask >> i & 1) || lanes[i].state == State::kDone) continue;
+    if (lanes[i].state != State::kInWarp) return;
+    if (kind == Collective::kNone) kind = lanes[i].collective;
+    if (lanes[i].mask != mask || lanes[i].collective != kind) {
+      raise("lanes of warp " + std::to_string(warp) + " meet in different operations or with different masks; " +
+            describe_stop());
+    }
+    arrived |= 1u << i;
+    if (lanes[i].value != 0) ballot |= 1u << i;
+  }
+  for (unsigned i = 0; i < lane_count; ++i) {
+    if (!(arrived >> i & 1)) continue;
+    const unsigned source = lanes[i].source_lane;
+    lanes[i].result = kind == Collective::kBallot      ? ballot
+                      : source < 32 && (arrived >> source & 1) ? lanes[source].value
+                                                       : ~uint64_t{0};
+    lanes[i].state = State::kReady;
+  }
+}
+
+void Machine::complete_waiting_lanes(unsigned warp) {
+  const unsigned end = std::min<unsigned>((warp + 1) * warpSize, threads.size());
+  for (unsigned i = warp * warpSize; i < end; ++i) {
+    if (threads[i].state == State::kInWarp) complete_warp(warp, threads[i].mask);
+  }
+}
+
+// "12 threads wait at __syncthreads (a.cu:7), 20 threads wait in a warp operation (b.cu:9), 3 have returned"
+std::string Machine::describe_stop() const {
+  std::map<std::string, unsigned> groups;
+  for (const Thread& thread : threads) {
+    if (thread.state == State::kAtBarrier) ++groups["wait at __syncthreads (" + place(thread) + ")"];
+    if (thread.state == State::kInWarp) ++groups["wait in a warp operation (" + place(thread) + ")"];
+    if (thread.state == State::kReady) ++groups["run"];
+    if (thread.state == State::kDone) ++groups["have returned"];
+  }
+  std::ostringstream out;
+  const char* separator = "";
+  for (const auto& [what, count] : groups) {
+    out << separator << count << " threads " << what;
+    separator = ", ";
+  }
+  return out.str();
+}
+
+void Machine::run_block(uint3 block) {
+  blockIdx = block;
+  const unsigned count = blockDim.x * blockDim.y * blockDim.z;
+  threads.assign(count, Thread{});
+  done = at_barrier = 0;
+  static_shared.clear();
+  static_shared_bytes = 0;
+  dynamic_shared = poisoned_memory(launch->dynamic_shared_bytes);
+  for (unsigned i = 0; i < count; ++i) fibers[i]->start(thread_main);
+  while (done < count) {
+    bool progress = false;
+    for (const uint64_t index : permutation(count)) {
+      if (threads[index].state != State::kReady) continue;
+      run_thread(static_cast<unsigned>(index));
+      progress = true;
+    }
+    release_barrier();
+    if (!progress && std::none_of(threads.begin(), threads.end(), [](auto& t) { return t.state == State::kReady; })) {
+      raise("deadlock: " + describe_stop());
+    }
+  }
+}
+
+void check_limits(const LaunchRecord& launch, size_t allowed_dynamic, size_t parameter_bytes) {
+  const auto require = [&](bool holds, const std::string& what) {
+    if (!holds) throw Error("kernel " + launch.kernel + ": invalid launch: " + what);
+  };
+  const dim3 grid = launch.grid, block = launch.block;
+  const std::string grid_text = "grid " + text({grid.x, grid.y, grid.z});
+  const std::string block_text = "block " + text({block.x, block.y, block.z});
+  require(grid.x >= 1 && grid.y >= 1 && grid.z >= 1, grid_text + " has an empty side");
+  require(grid.x <= kMaxGridX && grid.y <= kMaxGridYZ && grid.z <= kMaxGridYZ, grid_text + " is too large");
+  require(block.x >= 1 && block.y >= 1 && block.z >= 1, block_text + " has an empty side");
+  require(block.z <= kMaxBlockZ && uint64_t{block.x} * block.y <= kMaxThreadsPerBlock &&
+              uint64_t{block.x} * block.y * block.z <= kMaxThreadsPerBlock,
+          block_text + " has more than 1024 threads (or more than 64 along z)");
+  require(launch.dynamic_shared_bytes <= allowed_dynamic,
+          std::to_string(launch.dynamic_shared_bytes) + " bytes of dynamic shared memory, allowed " +
+              std::to_string(allowed_dynamic) + " (48 KiB unless raised by cudaFuncSetAttribute)");
+  require(parameter_bytes <= kMaxParameterBytes, std::to_string(parameter_bytes) + " bytes of parameters, allowed 4096");
+}
+
+}  // namespace
+
+void run_grid(const LaunchRecord& launch, const void* kernel, size_t parameter_bytes, Body body, void* closure) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const auto allowed = machine.allowed_dynamic_shared.find(kernel);
+  check_limits(launch, allowed == machine.allowed_dynamic_shared.end() ? kMaxStaticSharedBytes : allowed->second,
+               parameter_bytes);
+  machine.launches.push_back(launch);
+  machine.launch = &launch;
+  machine.body = body;
+  machine.closure = closure;
+  machine.failure.clear();
+  gridDim = launch.grid;
+  blockDim = launch.block;
+  while (machine.fibers.size() < uint64_t{blockDim.x} * blockDim.y * blockDim.z) {
+    machine.fibers.push_back(std::make_unique<Fiber>());
+  }
+  for (const uint64_t i : machine.permutation(uint64_t{gridDim.x} * gridDim.y * gridDim.z)) {
+    machine.run_block({static_cast<unsigned>(i % gridDim.x), static_cast<unsigned>(i / gridDim.x % gridDim.y),
+                       static_cast<unsigned>(i / gridDim.x / gridDim.y)});
+  }
+}
+
+void allow_dynamic_shared(const void* kernel, size_t bytes) {
+  if (bytes > kMaxOptInSharedBytes) {
+    throw Error("cudaFuncSetAttribute: " + std::to_string(bytes) + " bytes of dynamic shared memory, the hardware has " +
+                std::to_string(kMaxOptInSharedBytes));
+  }
+  machine.allowed_dynamic_shared[kernel] = bytes;
+}
+
+void* static_shared(const void* site, size_t bytes) {
+  for (const SharedArray& array : machine.static_shared) {
+    if (array.site == site) return array.memory.get();
+  }
+  machine.static_shared_bytes += bytes;
+  if (machine.static_shared_bytes > kMaxStaticSharedBytes) {
+    fail(std::to_string(machine.static_shared_bytes) + " bytes of static shared memory, allowed 49152");
+  }
+  machine.static_shared.push_back({site, poisoned_memory(bytes)});
+  return machine.static_shared.back().memory.get();
+}
+
+void* dynamic_shared() { return machine.dynamic_shared.get(); }
+
+void sync_threads(const char* file, int line) {
+  ++machine.at_barrier;
+  wait(State::kAtBarrier, file, line);
+}
+
+unsigned lane() { return machine.current % warpSize; }
+
+uint64_t meet(Collective kind, unsigned mask, uint64_t value, unsigned source_lane, const char* file, int line) {
+  if (!(mask >> lane() & 1)) fail("a lane calls a warp operation whose mask leaves it out");
+  Thread& thread = machine.threads[machine.current];
+  thread.collective = kind;
+  thread.mask = mask;
+  thread.value = value;
+  thread.source_lane = source_lane;
+  wait(State::kInWarp, file, line);
+  return thread.result;
+}
+
+void fail(const std::string& what) {
+  machine.failure = "thread " + text(threadIdx) + ": " + what;
+  machine.fibers[machine.current]->suspend(/*last=*/true);
+  std::abort();  // a failed thread is never resumed
+}
+
+}  // namespace detail
+
+void set_order(Order order, uint64_t seed) {
+  detail::machine.order = order;
+  detail::machine.random.seed(seed);
+}
+
+std::vector<LaunchRecord> take_launches() { return std::exchange(detail::machine.launches, {}); }
+
+}  // namespace cuda_emulation

@@ -1,0 +1,418 @@
+// Instance norm of [N, C, H*W]: a plane is contiguous.
+//
+//   resident  the plane is held in the registers of one group of threads (a warp or a block), read once and written once
+//   streamed  one block reads the plane twice, the second time from cache
+//   split     few large planes: several blocks share one, a first kernel leaves partial results, a second one applies
+//
+// A plane (or a part of it) need not start on a 16-byte boundary: vectors cover what lies between two boundaries, and the loose
+// ends, fewer than two vectors, go element by element. That asks for the tensors of a launch to lie alike relative to 16
+// bytes; if they do not, the launcher takes vectors of one element.
+#pragma once
+
+#include "../instance_norm.cuh"
+
+namespace jdm_fast::cuda {
+
+constexpr int kStreamThreads = 256;
+constexpr int kStreamUnroll = 4;  // vectors in flight a thread
+
+// `count` neighbouring elements as `vectors` whole vectors from `head` on, and `loose` single elements around them.
+template <int kVector>
+struct Span {
+  int head;
+  int loose;
+  int64_t vectors;
+
+  template <typename T>
+  __device__ __forceinline__ Span(const T* begin, int64_t count) {
+    if constexpr (kVector == 1) {
+      head = loose = 0;
+      vectors = count;
+    } else {
+      const int misaligned = static_cast<int>(reinterpret_cast<uintptr_t>(begin) % kVectorBytes / sizeof(T));
+      const int wanted = (kVector - misaligned) % kVector;
+      head = wanted < count ? wanted : static_cast<int>(count);
+      vectors = (count - head) / kVector;
+      loose = static_cast<int>(count - vectors * kVector);
+    }
+  }
+
+  __device__ __forceinline__ int64_t vector_offset(int64_t i) const { return head + i * kVector; }
+  __device__ __forceinline__ int64_t loose_offset(int i) const { return i < head ? i : i + vectors * kVector; }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Passes over a span in memory by the kStreamThreads threads of a block.
+
+template <int kVector, typename T>
+__device__ __forceinline__ Moments<Accumulator<T>> span_moments(const T* x, int64_t count) {
+  using A = Accumulator<T>;
+  const Span<kVector> span(x, count);
+  Moments<A> own{};
+  int64_t i = threadIdx.x;
+  for (; i + (kStreamUnroll - 1) * kStreamThreads < span.vectors; i += kStreamUnroll * kStreamThreads) {
+    Packed<T, kVector> packed[kStreamUnroll];
+#pragma unroll
+    for (int u = 0; u < kStreamUnroll; ++u) {
+      packed[u] = load<kVector>(x + span.vector_offset(i + u * kStreamThreads));
+    }
+    A value[kStreamUnroll * kVector];
+#pragma unroll
+    for (int u = 0; u < kStreamUnroll; ++u) unpack(packed[u], value + u * kVector);
+    own = merge(own, moments_of(value));
+  }
+  for (; i < span.vectors; i += kStreamThreads) {
+    A value[kVector];
+    unpack(load<kVector>(x + span.vector_offset(i)), value);
+    own = merge(own, moments_of(value));
+  }
+  if (static_cast<int>(threadIdx.x) < span.loose) {
+    own = merge(own, Moments<A>{A(1), load_one(x + span.loose_offset(threadIdx.x)), A(0)});
+  }
+  return own;
+}
+
+template <int kVector, typename T>
+__device__ __forceinline__ Sums<Accumulator<T>> span_gradient_sums(const T* x, const T* dy, int64_t count,
+                                                                   const Channel<Accumulator<T>>& channel,
+                                                                   Accumulator<T> slope) {
+  using A = Accumulator<T>;
+  const Span<kVector> span(x, count);
+  Sums<A> own{};
+  const auto add_vector = [&](const Packed<T, kVector>& packed_x, const Packed<T, kVector>& packed_dy) {
+    A value[kVector], gradient[kVector];
+    unpack(packed_x, value);
+    unpack(packed_dy, gradient);
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) add_gradient(own, channel, slope, value[e], gradient[e]);
+  };
+  constexpr int kUnroll = kStreamUnroll / 2;  // two tensors are read
+  int64_t i = threadIdx.x;
+  for (; i + (kUnroll - 1) * kStreamThreads < span.vectors; i += kUnroll * kStreamThreads) {
+    Packed<T, kVector> packed_x[kUnroll], packed_dy[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      packed_x[u] = load<kVector>(x + span.vector_offset(i + u * kStreamThreads));
+      packed_dy[u] = load<kVector>(dy + span.vector_offset(i + u * kStreamThreads));
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) add_vector(packed_x[u], packed_dy[u]);
+  }
+  for (; i < span.vectors; i += kStreamThreads) {
+    add_vector(load<kVector>(x + span.vector_offset(i)), load<kVector>(dy + span.vector_offset(i)));
+  }
+  if (static_cast<int>(threadIdx.x) < span.loose) {
+    const int64_t offset = span.loose_offset(threadIdx.x);
+    add_gradient(own, channel, slope, load_one(x + offset), load_one(dy + offset));
+  }
+  return own;
+}
+
+// out[i] = value(a[i], b[i]), b possibly nullptr (then b[i] counts as 0).
+template <int kVector, typename T, typename Value>
+__device__ __forceinline__ void span_apply(const T* a, const T* b, T* out, int64_t count, Value value) {
+  using A = Accumulator<T>;
+  const Span<kVector> span(a, count);
+  const bool with_b = b != nullptr;
+  const auto apply_vector = [&](const Packed<T, kVector>& packed_a, const Packed<T, kVector>& packed_b, int64_t offset) {
+    A first[kVector], second[kVector], result[kVector];
+    unpack(packed_a, first);
+    unpack(packed_b, second);
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) result[e] = value(first[e], second[e]);
+    store(out + offset, pack<T>(result));
+  };
+  constexpr int kUnroll = kStreamUnroll / 2;
+  int64_t i = threadIdx.x;
+  for (; i + (kUnroll - 1) * kStreamThreads < span.vectors; i += kUnroll * kStreamThreads) {
+    Packed<T, kVector> packed_a[kUnroll], packed_b[kUnroll] = {};
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      packed_a[u] = load<kVector>(a + span.vector_offset(i + u * kStreamThreads));
+      if (with_b) packed_b[u] = load<kVector>(b + span.vector_offset(i + u * kStreamThreads));
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      apply_vector(packed_a[u], packed_b[u], span.vector_offset(i + u * kStreamThreads));
+    }
+  }
+  for (; i < span.vectors; i += kStreamThreads) {
+    Packed<T, kVector> packed_b = {};
+    if (with_b) packed_b = load<kVector>(b + span.vector_offset(i));
+    apply_vector(load<kVector>(a + span.vector_offset(i)), packed_b, span.vector_offset(i));
+  }
+  if (static_cast<int>(threadIdx.x) < span.loose) {
+    const int64_t offset = span.loose_offset(threadIdx.x);
+    store_one(out + offset, value(load_one(a + offset), with_b ? load_one(b + offset) : A(0)));
+  }
+}
+
+// The partial results of a plane, combined by every warp for itself: no barrier.
+template <typename Value>
+__device__ __forceinline__ Value merge_partials(const Value* partials, int splits) {
+  Value own{};
+  for (int i = threadIdx.x % 32; i < splits; i += 32) own = merge(own, partials[i]);
+  return warp_merge(own);
+}
+
+// Which plane, and which of its elements, a block of a split launch has. kReversed: the second kernel begins with what the
+// first one read last, which is still in cache.
+template <bool kReversed>
+struct PlanePart {
+  int64_t plane;
+  int split;
+  int64_t begin;  // within the plane
+  int64_t count;
+
+  __device__ __forceinline__ PlanePart(int64_t pixels, int splits, int64_t chunk) {
+    const unsigned block = kReversed ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
+    plane = block / static_cast<unsigned>(splits);
+    split = static_cast<int>(block % static_cast<unsigned>(splits));
+    begin = split * chunk;
+    count = pixels - begin < chunk ? pixels - begin : chunk;
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Forward.
+
+// Group of kThreads threads per plane; at most kThreads * kVectors vectors of it are held.
+template <typename T, int kThreads, int kVectors>
+__global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
+    planes_forward_resident(NormForward<T> args, int64_t planes) {
+  using A = Accumulator<T>;
+  constexpr int kVector = kVectorElements<T>;
+  const int thread = threadIdx.x % kThreads;
+  const int64_t plane = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kThreads) + threadIdx.x / kThreads;
+  if (plane >= planes) return;  // a whole warp of a kernel without barriers
+  const T* const x = args.x + plane * args.pixels;
+  const Span<kVector> span(x, args.pixels);
+  const int vectors = static_cast<int>(span.vectors);
+  const bool has_loose = thread < span.loose;
+
+  Packed<T, kVector> data[kVectors];
+  A sum = A(0), loose = A(0);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (v * kThreads + thread < vectors) data[v] = load<kVector>(x + span.vector_offset(v * kThreads + thread));
+  }
+  if (has_loose) sum = loose = load_one(x + span.loose_offset(thread));
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (v * kThreads + thread < vectors) {
+      A value[kVector];
+      forget_unpacked(data[v]);
+      unpack(data[v], value);
+      A part = A(0);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) part += value[e];
+      sum += part;
+    }
+  }
+  const A count = static_cast<A>(args.pixels);
+  A mean = group_merge<kThreads>(Sums<A>{sum, A(0)}).first / count;
+
+  Sums<A> spread{};  // of x - mean, whose sum corrects the rounding of the mean, and of its square
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (v * kThreads + thread < vectors) {
+      A value[kVector];
+      forget_unpacked(data[v]);
+      unpack(data[v], value);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        const A distance = value[e] - mean;
+        spread.first += distance;
+        spread.second += distance * distance;
+      }
+    }
+  }
+  if (has_loose) spread = merge(spread, Sums<A>{loose - mean, (loose - mean) * (loose - mean)});
+  spread = group_merge<kThreads>(spread);
+  const A shift = spread.first / count;
+  mean += shift;
+  const A rstd = rstd_of(Moments<A>{count, mean, maximum(spread.second - shift * spread.first, A(0))}, args.eps);
+  if (thread == 0) {
+    args.mean[plane] = mean;
+    args.rstd[plane] = rstd;
+  }
+
+  const Channel<A> channel = make_channel(args, plane % args.channels, mean, rstd);
+  const T* const residual = args.residual != nullptr ? args.residual + plane * args.pixels : nullptr;
+  T* const y = args.y + plane * args.pixels;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (v * kThreads + thread < vectors) {
+      const int64_t offset = span.vector_offset(v * kThreads + thread);
+      A value[kVector];
+      unpack(data[v], value);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) value[e] = forward_value(channel, args.slope, value[e]);
+      if (residual != nullptr) {
+        A extra[kVector];
+        unpack(load<kVector>(residual + offset), extra);
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) value[e] += extra[e];
+      }
+      store(y + offset, pack<T>(value));
+    }
+  }
+  if (has_loose) {
+    const int64_t offset = span.loose_offset(thread);
+    const A extra = residual != nullptr ? load_one(residual + offset) : A(0);
+    store_one(y + offset, forward_value(channel, args.slope, loose) + extra);
+  }
+}
+
+// One block per part of a plane. kSplit: `partials` [N*C, splits] hold the moments of all parts; else the part is the plane.
+template <typename T, int kVector, bool kSplit>
+__global__ void __launch_bounds__(kStreamThreads)
+    planes_forward(NormForward<T> args, const Moments<Accumulator<T>>* partials, int splits, int64_t chunk) {
+  using A = Accumulator<T>;
+  const PlanePart<kSplit> part(args.pixels, splits, chunk);
+  const int64_t start = part.plane * args.pixels + part.begin;
+  Moments<A> moments;
+  if constexpr (kSplit) {
+    moments = merge_partials(partials + part.plane * splits, splits);
+  } else {
+    moments = group_merge<kStreamThreads>(span_moments<kVector>(args.x + start, part.count));
+  }
+  const A rstd = rstd_of(moments, args.eps);
+  if (part.split == 0 && threadIdx.x == 0) {
+    args.mean[part.plane] = moments.mean;
+    args.rstd[part.plane] = rstd;
+  }
+  const Channel<A> channel = make_channel(args, part.plane % args.channels, moments.mean, rstd);
+  const A slope = args.slope;
+  span_apply<kVector>(args.x + start, args.residual != nullptr ? args.residual + start : nullptr, args.y + start, part.count,
+                      [=](A x, A residual) { return forward_value(channel, slope, x) + residual; });
+}
+
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kStreamThreads)
+    planes_partial_moments(NormForward<T> args, Moments<Accumulator<T>>* partials, int splits, int64_t chunk) {
+  const PlanePart<false> part(args.pixels, splits, chunk);
+  const auto moments = group_merge<kStreamThreads>(
+      span_moments<kVector>(args.x + part.plane * args.pixels + part.begin, part.count));
+  if (threadIdx.x == 0) partials[blockIdx.x] = moments;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Backward.
+
+template <typename T, int kThreads, int kVectors>
+__global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
+    planes_backward_resident(NormBackward<T> args, int64_t planes) {
+  using A = Accumulator<T>;
+  constexpr int kVector = kVectorElements<T>;
+  const int thread = threadIdx.x % kThreads;
+  const int64_t plane = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kThreads) + threadIdx.x / kThreads;
+  if (plane >= planes) return;  // a whole warp of a kernel without barriers
+  const T* const x = args.x + plane * args.pixels;
+  const T* const dy = args.dy + plane * args.pixels;
+  const Span<kVector> span(x, args.pixels);
+  const int vectors = static_cast<int>(span.vectors);
+  const bool has_loose = thread < span.loose;
+
+  Packed<T, kVector> data_x[kVectors], data_dy[kVectors];
+  A loose_x = A(0), loose_dy = A(0);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (v * kThreads + thread < vectors) {
+      data_x[v] = load<kVector>(x + span.vector_offset(v * kThreads + thread));
+      data_dy[v] = load<kVector>(dy + span.vector_offset(v * kThreads + thread));
+    }
+  }
+  if (has_loose) {
+    loose_x = load_one(x + span.loose_offset(thread));
+    loose_dy = load_one(dy + span.loose_offset(thread));
+  }
+  const A rstd = args.rstd[plane];
+  const Channel<A> channel = make_channel(args, plane % args.channels, args.mean[plane], rstd);
+
+  Sums<A> sums{};
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (v * kThreads + thread < vectors) {
+      A value[kVector], gradient[kVector];
+      forget_unpacked(data_x[v]);
+      forget_unpacked(data_dy[v]);
+      unpack(data_x[v], value);
+      unpack(data_dy[v], gradient);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) add_gradient(sums, channel, args.slope, value[e], gradient[e]);
+    }
+  }
+  if (has_loose) add_gradient(sums, channel, args.slope, loose_x, loose_dy);
+  sums = group_merge<kThreads>(sums);
+  if (thread == 0) {
+    args.d_bias[plane] = sums.first;
+    args.d_weight[plane] = sums.second * rstd;
+  }
+
+  const A count = static_cast<A>(args.pixels);
+  const A mean_g = sums.first / count;
+  const A tilt = sums.second / count * rstd * rstd;
+  T* const dx = args.dx + plane * args.pixels;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (v * kThreads + thread < vectors) {
+      A value[kVector], gradient[kVector];
+      forget_unpacked(data_x[v]);
+      forget_unpacked(data_dy[v]);
+      unpack(data_x[v], value);
+      unpack(data_dy[v], gradient);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        value[e] = backward_value(channel, args.slope, mean_g, tilt, value[e], gradient[e]);
+      }
+      store(dx + span.vector_offset(v * kThreads + thread), pack<T>(value));
+    }
+  }
+  if (has_loose) {
+    store_one(dx + span.loose_offset(thread), backward_value(channel, args.slope, mean_g, tilt, loose_x, loose_dy));
+  }
+}
+
+// One block per part of a plane. kSplit: `partials` [N*C, splits] hold the sums of all parts; else the part is the plane.
+template <typename T, int kVector, bool kSplit>
+__global__ void __launch_bounds__(kStreamThreads)
+    planes_backward(NormBackward<T> args, const Sums<Accumulator<T>>* partials, int splits, int64_t chunk) {
+  using A = Accumulator<T>;
+  const PlanePart<kSplit> part(args.pixels, splits, chunk);
+  const int64_t start = part.plane * args.pixels + part.begin;
+  const A rstd = args.rstd[part.plane];
+  const Channel<A> channel = make_channel(args, part.plane % args.channels, args.mean[part.plane], rstd);
+  const A slope = args.slope;
+  Sums<A> sums;
+  if constexpr (kSplit) {
+    sums = merge_partials(partials + part.plane * splits, splits);
+  } else {
+    sums = group_merge<kStreamThreads>(
+        span_gradient_sums<kVector>(args.x + start, args.dy + start, part.count, channel, slope));
+  }
+  if (part.split == 0 && threadIdx.x == 0) {
+    args.d_bias[part.plane] = sums.first;
+    args.d_weight[part.plane] = sums.second * rstd;
+  }
+  const A count = static_cast<A>(args.pixels);
+  const A mean_g = sums.first / count;
+  const A tilt = sums.second / count * rstd * rstd;
+  span_apply<kVector>(args.x + start, args.dy + start, args.dx + start, part.count,
+                      [=](A x, A dy) { return backward_value(channel, slope, mean_g, tilt, x, dy); });
+}
+
+template <typename T, int kVector>
+__global__ void __launch_bounds__(kStreamThreads)
+    planes_partial_gradient_sums(NormBackward<T> args, Sums<Accumulator<T>>* partials, int splits, int64_t chunk) {
+  using A = Accumulator<T>;
+  const PlanePart<false> part(args.pixels, splits, chunk);
+  const int64_t start = part.plane * args.pixels + part.begin;
+  const Channel<A> channel =
+      make_channel(args, part.plane % args.channels, args.mean[part.plane], args.rstd[part.plane]);
+  const Sums<A> sums = group_merge<kStreamThreads>(
+      span_gradient_sums<kVector>(args.x + start, args.dy + start, part.count, channel, args.slope));
+  if (threadIdx.x == 0) partials[blockIdx.x] = sums;
+}
+
+}  // namespace jdm_fast::cuda

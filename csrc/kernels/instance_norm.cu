@@ -1,0 +1,113 @@
+// Forward launchers of instance norm: choose the kernels (cuda/instance_norm_plan.h), then launch them.
+#include "instance_norm.h"
+
+#include "cuda/instance_norm_plan.h"
+
+namespace jdm_fast {
+namespace cuda {
+namespace {
+
+template <typename T>
+NormForward<T> make_args(const InstanceNormShape& shape, const InstanceNormForward& args) {
+  using A = Accumulator<T>;
+  return {static_cast<const T*>(args.x),
+          static_cast<const T*>(args.residual),
+          static_cast<const A*>(args.weight),
+          static_cast<const A*>(args.bias),
+          static_cast<T*>(args.y),
+          static_cast<A*>(args.mean),
+          static_cast<A*>(args.rstd),
+          shape.channels,
+          shape.pixels,
+          static_cast<A>(args.eps),
+          static_cast<A>(slope_of(shape))};
+}
+
+template <typename T, int kThreads, int kVectors>
+void launch_resident(const NormForward<T>& args, int64_t planes, void* stream) {
+  constexpr int kBlock = kThreads == 32 ? 128 : kThreads;
+  JDM_LAUNCH((planes_forward_resident<T, kThreads, kVectors>), grid_size(ceil_divide(planes, kBlock / kThreads)), kBlock, 0,
+             stream)
+  (args, planes);
+}
+
+template <typename T, int kVector>
+void launch_planes(const NormForward<T>& args, int64_t planes, const NormPlan& plan, void* workspace, void* stream) {
+  using A = Accumulator<T>;
+  auto* const partials = static_cast<Moments<A>*>(workspace);
+  const unsigned grid = grid_size(planes * plan.splits);
+  if (plan.splits == 1) {
+    JDM_LAUNCH((planes_forward<T, kVector, false>), grid, kStreamThreads, 0, stream)(args, nullptr, 1, plan.chunk);
+    return;
+  }
+  JDM_LAUNCH((planes_partial_moments<T, kVector>), grid, kStreamThreads, 0, stream)
+  (args, partials, plan.splits, plan.chunk);
+  JDM_LAUNCH((planes_forward<T, kVector, true>), grid, kStreamThreads, 0, stream)
+  (args, partials, plan.splits, plan.chunk);
+}
+
+template <typename T, int kVector>
+void launch_channels(const NormForward<T>& args, int64_t batch, const TileLayout& layout, void* workspace, void* stream) {
+  using A = Accumulator<T>;
+  auto* const partials = static_cast<Moments<A>*>(workspace);
+  const unsigned grid = grid_size(batch * layout.tiles * layout.splits);
+  if (layout.splits == 1) {
+    JDM_LAUNCH((channels_forward<T, kVector, false>), grid, kTileThreads, 0, stream)(args, layout);
+    return;
+  }
+  JDM_LAUNCH((channels_partial_moments<T, kVector>), grid, kTileThreads, 0, stream)(args, partials, layout);
+  JDM_LAUNCH((channels_combine_moments<A>), grid_size(batch * ceil_divide(args.channels, 32)), kCombineThreads, 0, stream)
+  (partials, layout.splits, args.channels, args.eps, args.mean, args.rstd);
+  JDM_LAUNCH((channels_forward<T, kVector, true>), grid, kTileThreads, 0, stream)(args, layout);
+}
+
+template <typename T>
+void launch_forward(const InstanceNormShape& shape, const NormPlan& plan, const NormForward<T>& args, void* workspace,
+                    void* stream) {
+  constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
+  constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
+  if (shape.channels_last) {
+    if constexpr (kVectorised) {
+      if (channels_vector(shape) == kVector && vector_aligned(args.x, args.residual, args.y)) {
+        return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), workspace, stream);
+      }
+    }
+    return launch_channels<T, 1>(args, shape.batch, tile_layout(shape, 1, plan), workspace, stream);
+  }
+  const int64_t planes = shape.batch * shape.channels;
+  if constexpr (kVectorised) {
+    if (lie_alike(args.x, args.y) && lie_alike(args.x, args.residual)) {
+      if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
+      const int64_t vectors = shape.pixels / kVector;
+      if (vectors <= 32 * 4) return launch_resident<T, 32, 4>(args, planes, stream);
+      if (vectors <= 128 * 4) return launch_resident<T, 128, 4>(args, planes, stream);
+      if (vectors <= 256 * 8) return launch_resident<T, 256, 8>(args, planes, stream);
+      static_assert(kResidentVectorsForward == 512 * 8, "the largest resident kernel");
+      return launch_resident<T, 512, 8>(args, planes, stream);
+    }
+  }
+  launch_planes<T, 1>(args, planes, plan, workspace, stream);
+}
+
+}  // namespace
+}  // namespace cuda
+
+size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors) {
+  if (cuda::is_empty(shape)) return 0;
+  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, multiprocessors);
+  if (plan.splits == 1) return 0;
+  const int64_t numbers = backward ? 2 : 3;  // Sums, Moments
+  return static_cast<size_t>(shape.batch * shape.channels * plan.splits * numbers * accumulator_size(shape.dtype));
+}
+
+void instance_norm_forward_cuda(const InstanceNormShape& shape, const InstanceNormForward& args, void* workspace,
+                                int multiprocessors, void* stream) {
+  if (cuda::is_empty(shape)) return;
+  const cuda::NormPlan plan = cuda::norm_plan(shape, /*backward=*/false, multiprocessors);
+  visit_dtype(shape.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    cuda::launch_forward<T>(shape, plan, cuda::make_args<T>(shape, args), workspace, stream);
+  });
+}
+
+}  // namespace jdm_fast

@@ -1,0 +1,120 @@
+// Backward launchers of instance norm; the forward ones are in instance_norm.cu. Two files because they compile side by side.
+#include "cuda/instance_norm_plan.h"
+#include "instance_norm.h"
+
+namespace jdm_fast {
+namespace cuda {
+namespace {
+
+template <typename T>
+NormBackward<T> make_args(const InstanceNormShape& shape, const InstanceNormBackward& args) {
+  using A = Accumulator<T>;
+  return {static_cast<const T*>(args.dy),
+          static_cast<const T*>(args.x),
+          static_cast<const A*>(args.mean),
+          static_cast<const A*>(args.rstd),
+          static_cast<const A*>(args.weight),
+          static_cast<const A*>(args.bias),
+          static_cast<T*>(args.dx),
+          static_cast<A*>(args.d_weight),
+          static_cast<A*>(args.d_bias),
+          shape.channels,
+          shape.pixels,
+          static_cast<A>(slope_of(shape))};
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kStreamThreads) zero_parameter_gradients(A* d_weight, A* d_bias, int64_t count) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kStreamThreads + threadIdx.x;
+  if (i < count) d_weight[i] = d_bias[i] = A(0);
+}
+
+template <typename T, int kThreads, int kVectors>
+void launch_resident(const NormBackward<T>& args, int64_t planes, void* stream) {
+  constexpr int kBlock = kThreads == 32 ? 128 : kThreads;
+  JDM_LAUNCH((planes_backward_resident<T, kThreads, kVectors>), grid_size(ceil_divide(planes, kBlock / kThreads)), kBlock, 0,
+             stream)
+  (args, planes);
+}
+
+template <typename T, int kVector>
+void launch_planes(const NormBackward<T>& args, int64_t planes, const NormPlan& plan, void* workspace, void* stream) {
+  using A = Accumulator<T>;
+  auto* const partials = static_cast<Sums<A>*>(workspace);
+  const unsigned grid = grid_size(planes * plan.splits);
+  if (plan.splits == 1) {
+    JDM_LAUNCH((planes_backward<T, kVector, false>), grid, kStreamThreads, 0, stream)(args, nullptr, 1, plan.chunk);
+    return;
+  }
+  JDM_LAUNCH((planes_partial_gradient_sums<T, kVector>), grid, kStreamThreads, 0, stream)
+  (args, partials, plan.splits, plan.chunk);
+  JDM_LAUNCH((planes_backward<T, kVector, true>), grid, kStreamThreads, 0, stream)
+  (args, partials, plan.splits, plan.chunk);
+}
+
+template <typename T, int kVector>
+void launch_channels(const NormBackward<T>& args, int64_t batch, const TileLayout& layout, void* workspace, void* stream) {
+  using A = Accumulator<T>;
+  auto* const partials = static_cast<Sums<A>*>(workspace);
+  const unsigned grid = grid_size(batch * layout.tiles * layout.splits);
+  if (layout.splits == 1) {
+    JDM_LAUNCH((channels_backward<T, kVector, false>), grid, kTileThreads, 0, stream)(args, layout);
+    return;
+  }
+  JDM_LAUNCH((channels_partial_gradient_sums<T, kVector>), grid, kTileThreads, 0, stream)(args, partials, layout);
+  JDM_LAUNCH((channels_combine_gradient_sums<A>), grid_size(batch * ceil_divide(args.channels, 32)), kCombineThreads, 0,
+             stream)
+  (partials, layout.splits, args.channels, args.rstd, args.d_weight, args.d_bias);
+  JDM_LAUNCH((channels_backward<T, kVector, true>), grid, kTileThreads, 0, stream)(args, layout);
+}
+
+template <typename T>
+void launch_backward(const InstanceNormShape& shape, const NormPlan& plan, const NormBackward<T>& args, void* workspace,
+                     void* stream) {
+  constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
+  constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
+  if (shape.channels_last) {
+    if constexpr (kVectorised) {
+      if (channels_vector(shape) == kVector && vector_aligned(args.x, args.dy, args.dx)) {
+        return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), workspace, stream);
+      }
+    }
+    return launch_channels<T, 1>(args, shape.batch, tile_layout(shape, 1, plan), workspace, stream);
+  }
+  const int64_t planes = shape.batch * shape.channels;
+  if constexpr (kVectorised) {
+    if (lie_alike(args.x, args.dy) && lie_alike(args.x, args.dx)) {
+      if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
+      const int64_t vectors = shape.pixels / kVector;
+      if (vectors <= 32 * 4) return launch_resident<T, 32, 4>(args, planes, stream);
+      if (vectors <= 128 * 4) return launch_resident<T, 128, 4>(args, planes, stream);
+      if (vectors <= 256 * 4) return launch_resident<T, 256, 4>(args, planes, stream);
+      static_assert(kResidentVectorsBackward == 512 * 4, "the largest resident kernel");
+      return launch_resident<T, 512, 4>(args, planes, stream);
+    }
+  }
+  launch_planes<T, 1>(args, planes, plan, workspace, stream);
+}
+
+}  // namespace
+}  // namespace cuda
+
+void instance_norm_backward_cuda(const InstanceNormShape& shape, const InstanceNormBackward& args, void* workspace,
+                                 int multiprocessors, void* stream) {
+  if (shape.batch == 0 || shape.channels == 0) return;
+  visit_dtype(shape.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const cuda::NormBackward<T> device_args = cuda::make_args<T>(shape, args);
+    if (shape.pixels == 0) {
+      const int64_t count = shape.batch * shape.channels;
+      JDM_LAUNCH((cuda::zero_parameter_gradients<Accumulator<T>>), cuda::grid_size(cuda::ceil_divide(count, cuda::kStreamThreads)),
+                 cuda::kStreamThreads, 0, stream)
+      (device_args.d_weight, device_args.d_bias, count);
+      return;
+    }
+    const cuda::NormPlan plan = cuda::norm_plan(shape, /*backward=*/true, multiprocessors);
+    cuda::launch_backward<T>(shape, plan, device_args, workspace, stream);
+  });
+}
+
+}  // namespace jdm_fast

@@ -1,0 +1,355 @@
+"""The CUDA kernels on the emulated GPU, called with PyTorch tensors.
+
+:func:`build` compiles sources with g++ into ``build/emulation``, under a name made of everything the result depends on, so
+a second run compiles nothing. :class:`EmulatedGpu` calls the launchers the way the bindings do, on memory that is hard on
+kernels: outputs and workspace hold NaN before the call and lie between sentinels that must survive it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jdm_fast.ops.reference import accumulation_dtype
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = sorted((ROOT / "csrc" / "kernels").glob("*.cu"))
+EMULATION = sorted((ROOT / "csrc" / "emulation").glob("*.cpp"))
+FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fPIC")
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # in the order of the C++ enum
+ACTIVATIONS = ("none", "relu", "leaky_relu")
+#: Order of blocks and threads: number in C++, seed.
+ORDERS = {"forward": (0, 0), "reverse": (1, 0), "random": (2, 7)}
+STREAM = 12345  # a stream is only handed through: any number will do
+SENTINEL, POISON, MARGIN = 0xA5, 0xFF, 256
+
+
+def build(sources: Sequence[Path], flags: Sequence[str], name: str) -> Path:
+    """Compiles ``sources`` (C++, or CUDA as C++) and links them to ``build/emulation/<hash>/<name>``."""
+    compiler = os.environ.get("CXX", "g++")
+    headers = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".cuh", ".cu"}]
+    digest = hashlib.sha256(repr((compiler, flags, name)).encode())
+    for path in sorted({*headers, *sources}):
+        digest.update(path.as_posix().encode() + path.read_bytes())
+    folder = ROOT / "build" / "emulation" / digest.hexdigest()[:16]
+    result = folder / name
+    if result.exists():
+        return result
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(*command: str | Path) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stderr[-4000:]}")
+
+    def compile_one(source: Path) -> Path:
+        target = folder / f"{name}.{source.name}.{os.getpid()}.o"
+        run(compiler, *FLAGS, *flags, f"-I{ROOT / 'csrc'}", "-x", "c++", "-c", source, "-o", target)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    finished = folder / f"{name}.{os.getpid()}"
+    run(compiler, *flags, *(("-shared",) if name.endswith(".so") else ()), *objects, "-o", finished)
+    finished.replace(result)  # whole or not at all: another process may be doing the same
+    for path in objects:
+        path.unlink()
+    return result
+
+
+@dataclass
+class Guarded:
+    """A tensor between sentinels, ``offset`` elements past a multiple of 256 bytes, full of 0xFF bytes (NaN)."""
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+    offset: int = 0
+    buffer: Tensor = field(init=False)
+    tensor: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        count, size = int(torch.Size(self.shape).numel()), self.dtype.itemsize
+        space = torch.full((count * size + self.offset * size + 3 * MARGIN,), SENTINEL, dtype=torch.uint8)
+        begin = -space.data_ptr() % MARGIN + MARGIN + self.offset * size
+        # A tensor of another dtype must begin on a multiple of that dtype in its storage: true, as `begin` is, of `space`.
+        shift = -space.data_ptr() % size
+        if shift:
+            raise RuntimeError(f"the allocator returned memory that is not aligned to {size} bytes")
+        self.buffer, self._begin, self._end = space, begin, begin + count * size
+        space[begin : self._end] = POISON
+        self.tensor = space[begin : self._end].view(self.dtype).view(*self.shape)
+
+    @classmethod
+    def of(cls, value: Tensor, offset: int = 0) -> Guarded:
+        guarded = cls(value.shape, value.dtype, offset)
+        guarded.tensor.copy_(value)
+        return guarded
+
+    @property
+    def pointer(self) -> int:
+        return self.tensor.data_ptr()
+
+    def check(self) -> None:
+        outside = torch.cat([self.buffer[: self._begin], self.buffer[self._end :]])
+        assert bool((outside == SENTINEL).all()), "the kernel wrote outside its output"
+
+
+class NormShape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "channels", "pixels")),
+        ("channels_last", ctypes.c_bool),
+        ("dtype", ctypes.c_int),
+        ("activation", ctypes.c_int),
+        ("negative_slope", ctypes.c_double),
+    ]
+
+
+class NormForward(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "residual", "weight", "bias", "y", "mean", "rstd")),
+        ("eps", ctypes.c_double),
+    ]
+
+
+class NormBackward(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("dy", "x", "mean", "rstd", "weight", "bias", "dx", "d_weight", "d_bias")
+    ]
+
+
+class InterpolateShape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("sequences", "keys", "steps", "elements")),
+        ("dtype", ctypes.c_int),
+    ]
+
+
+class FramesShape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "channels", "pixels")),
+        ("channels_last", ctypes.c_bool),
+        ("dtype", ctypes.c_int),
+        ("tanh", ctypes.c_bool),
+    ]
+
+
+class CriticShape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("samples", "classes", "pixels", "sources")),
+        ("channels_last", ctypes.c_bool),
+        ("dtype", ctypes.c_int),
+    ]
+
+
+class CriticArgs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("logits", "source", "loss", "source_loss", "source_accuracy", "dlogits")
+    ]
+
+
+def pointer(tensor: Guarded | None) -> int | None:
+    return None if tensor is None else tensor.pointer
+
+
+def in_memory_order(image: Tensor, channels_last: bool) -> Tensor:
+    """[N, C, H, W] as the contiguous tensor that lies in memory: [N, H, W, C] if ``channels_last``."""
+    return image.permute(0, 2, 3, 1).contiguous() if channels_last else image.contiguous()
+
+
+def from_memory_order(stored: Tensor, channels_last: bool) -> Tensor:
+    return stored.permute(0, 3, 1, 2) if channels_last else stored
+
+
+class EmulatedGpu:
+    """The launchers of a library that :func:`build` made."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+        for name in ("instance_norm_workspace", "softmax_critic_loss_workspace"):
+            getattr(self.library, f"emulation_{name}").restype = ctypes.c_int64
+        self.library.emulation_take_launches.restype = ctypes.c_char_p
+        #: Kernels of the last call with their template arguments, e.g. ``planes_forward<float, 4, false>``.
+        self.kernels: list[str] = []
+        #: Blocks of each of them.
+        self.grids: list[int] = []
+
+    def set_order(self, order: str) -> None:
+        number, seed = ORDERS[order]
+        self.library.emulation_set_order(number, ctypes.c_uint64(seed))
+
+    def _call(self, name: str, *args: object) -> None:
+        self.library.emulation_take_launches()
+        function = getattr(self.library, f"emulation_{name}")
+        function.restype = ctypes.c_char_p
+        pointers = [ctypes.c_void_p(arg) if arg is None or isinstance(arg, int) else arg for arg in args]
+        message = function(*pointers, ctypes.c_void_p(STREAM))
+        if message is not None:
+            raise RuntimeError(message.decode())
+        self.kernels, self.grids = [], []
+        for line in self.library.emulation_take_launches().decode().splitlines():
+            stream, grid, kernel = line.split(" ", 2)
+            assert int(stream) == STREAM, f"{kernel} was launched on stream {stream}, not on the caller's"
+            self.kernels.append(kernel.replace("jdm_fast::", "").replace("cuda::", ""))
+            self.grids.append(int(grid))
+
+    def _workspace(self, name: str, *args: object) -> Guarded:
+        return Guarded((getattr(self.library, f"emulation_{name}_workspace")(*args),), torch.uint8)
+
+    def instance_norm(
+        self,
+        x: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
+        eps: float = 1e-5,
+        channels_last: bool = False,
+        multiprocessors: int = 4,
+        offsets: Sequence[int] = (0, 0, 0),
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(y, mean, rstd) for x [N, C, H, W]. ``offsets``: of x, y and residual from a 256-byte boundary, in elements."""
+        n, c, h, w = x.shape
+        shape = NormShape(
+            n, c, h * w, channels_last, DTYPES.index(x.dtype), ACTIVATIONS.index(activation), negative_slope
+        )
+        a = accumulation_dtype(x.dtype)
+        stored = Guarded.of(in_memory_order(x, channels_last), offsets[0])
+        y = Guarded(stored.tensor.shape, x.dtype, offsets[1])
+        extra = None if residual is None else Guarded.of(in_memory_order(residual, channels_last), offsets[2])
+        mean, rstd = Guarded((n, c), a), Guarded((n, c), a)
+        parameters = [None if p is None else Guarded.of(p.to(a)) for p in (weight, bias)]
+        workspace = self._workspace("instance_norm", ctypes.byref(shape), False, multiprocessors)
+        args = NormForward(stored.pointer, pointer(extra), *map(pointer, parameters), y.pointer, mean.pointer, rstd.pointer, eps)
+        self._call(
+            "instance_norm_forward",
+            ctypes.byref(shape),
+            ctypes.byref(args),
+            workspace.pointer,
+            ctypes.c_int(multiprocessors),
+        )
+        for guarded in (y, mean, rstd, workspace):
+            guarded.check()
+        return from_memory_order(y.tensor, channels_last), mean.tensor, rstd.tensor
+
+    def instance_norm_backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
+        channels_last: bool = False,
+        multiprocessors: int = 4,
+        offsets: Sequence[int] = (0, 0, 0),
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(dx, d_weight [N, C], d_bias [N, C]). ``offsets``: of x, dy and dx."""
+        n, c, h, w = x.shape
+        shape = NormShape(
+            n, c, h * w, channels_last, DTYPES.index(x.dtype), ACTIVATIONS.index(activation), negative_slope
+        )
+        a = accumulation_dtype(x.dtype)
+        stored = Guarded.of(in_memory_order(x, channels_last), offsets[0])
+        gradient = Guarded.of(in_memory_order(dy, channels_last), offsets[1])
+        dx = Guarded(stored.tensor.shape, x.dtype, offsets[2])
+        d_weight, d_bias = Guarded((n, c), a), Guarded((n, c), a)
+        inputs = [None if p is None else Guarded.of(p.to(a)) for p in (mean, rstd, weight, bias)]
+        workspace = self._workspace("instance_norm", ctypes.byref(shape), True, multiprocessors)
+        args = NormBackward(
+            gradient.pointer, stored.pointer, *map(pointer, inputs), dx.pointer, d_weight.pointer, d_bias.pointer
+        )
+        self._call(
+            "instance_norm_backward",
+            ctypes.byref(shape),
+            ctypes.byref(args),
+            workspace.pointer,
+            ctypes.c_int(multiprocessors),
+        )
+        for guarded in (dx, d_weight, d_bias, workspace):
+            guarded.check()
+        return from_memory_order(dx.tensor, channels_last), d_weight.tensor, d_bias.tensor
+
+    def interpolate_latents(self, z: Tensor, coefficients: Tensor, n: int, offset: int = 0) -> Tensor:
+        """z [B, T, E], coefficients [B, T-1, n, 2] -> [B, (T-1)*n + 1, E]."""
+        batch, keys, elements = z.shape
+        shape = InterpolateShape(batch, keys, n, elements, DTYPES.index(z.dtype))
+        y = Guarded((batch, (keys - 1) * n + 1, elements), z.dtype, offset)
+        inputs = Guarded.of(z, offset), Guarded.of(coefficients)
+        self._call("interpolate_latents_forward", ctypes.byref(shape), *map(pointer, inputs), y.pointer)
+        y.check()
+        return y.tensor
+
+    def interpolate_latents_backward(
+        self, dy: Tensor, coefficients: Tensor, n: int, keys: int, offset: int = 0
+    ) -> Tensor:
+        """dy [B, (T-1)*n + 1, E] -> dz [B, T, E]."""
+        batch, _, elements = dy.shape
+        shape = InterpolateShape(batch, keys, n, elements, DTYPES.index(dy.dtype))
+        dz = Guarded((batch, keys, elements), dy.dtype, offset)
+        inputs = Guarded.of(dy, offset), Guarded.of(coefficients)
+        self._call("interpolate_latents_backward", ctypes.byref(shape), *map(pointer, inputs), dz.pointer)
+        dz.check()
+        return dz.tensor
+
+    def frames_to_uint8(
+        self, x: Tensor, *, tanh: bool = False, channels_last: bool = False, offsets: Sequence[int] = (0, 0)
+    ) -> Tensor:
+        """x [N, C, H, W] -> uint8 [N, H, W, C]. ``offsets``: of x, in elements, and of the bytes."""
+        n, c, h, w = x.shape
+        shape = FramesShape(n, c, h * w, channels_last, DTYPES.index(x.dtype), tanh)
+        y = Guarded((n, h, w, c), torch.uint8, offsets[1])
+        stored = Guarded.of(in_memory_order(x, channels_last), offsets[0])
+        self._call("frames_to_uint8", ctypes.byref(shape), stored.pointer, y.pointer)
+        y.check()
+        return y.tensor
+
+    def softmax_critic_loss(
+        self,
+        logits: Tensor,
+        source: Tensor,
+        num_sources: int,
+        *,
+        needs_grad: bool = True,
+        channels_last: bool = False,
+        multiprocessors: int = 4,
+        offset: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(loss [], per-source loss [S], per-source accuracy [S], dlogits) for logits [M, K, h, w]."""
+        m, k, h, w = logits.shape
+        shape = CriticShape(m, k, h * w, num_sources, channels_last, DTYPES.index(logits.dtype))
+        a = accumulation_dtype(logits.dtype)
+        stored = Guarded.of(in_memory_order(logits, channels_last), offset)
+        index = Guarded.of(source)
+        results = [Guarded(size, a) for size in ((1,), (num_sources,), (num_sources,))]
+        dlogits = Guarded(stored.tensor.shape, logits.dtype, offset) if needs_grad else None
+        workspace = self._workspace("softmax_critic_loss", ctypes.byref(shape), multiprocessors)
+        args = CriticArgs(stored.pointer, index.pointer, *map(pointer, results), pointer(dlogits))
+        self._call(
+            "softmax_critic_loss",
+            ctypes.byref(shape),
+            ctypes.byref(args),
+            workspace.pointer,
+            ctypes.c_int(multiprocessors),
+        )
+        for guarded in (*results, workspace, *([dlogits] if dlogits else [])):
+            guarded.check()
+        gradient = None if dlogits is None else from_memory_order(dlogits.tensor, channels_last)
+        loss, source_loss, accuracy = (result.tensor for result in results)
+        return loss[0], source_loss, accuracy, gradient
