@@ -1,0 +1,157 @@
+"""Everything a training run can be told, with CycleGAN's names where CycleGAN has one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+from jdm_fast.data.unpaired import Preprocess, as_size
+from jdm_fast.errors import UserError
+
+MethodConfig = TypeVar("MethodConfig")
+
+LearningRatePolicy = Literal["linear", "linear_step"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are: two folders, or a CycleGAN root."""
+
+    x: Path | None = None
+    """Folder of the training images of domain x."""
+    y: Path | None = None
+    """Folder of the training images of domain y."""
+    root: Path | None = None
+    """Instead of x and y: a CycleGAN root that holds trainA and trainB (and testA and testB for the sample grids)."""
+    x_test: Path | None = None
+    """Held-out images of domain x for the sample grids; without them the grids show training images."""
+    y_test: Path | None = None
+    """Held-out images of domain y for the sample grids."""
+    recursive: bool = False
+    """Look for images in sub-folders too."""
+    max_dataset_size: int | None = None
+    """Use no more than this many images of each domain, the first by name (CycleGAN: no limit)."""
+    cache_mb: int = 1024
+    """Megabytes of memory for decoded, resized images: what fits is decoded once, the rest in each epoch."""
+
+    def __post_init__(self) -> None:
+        if self.max_dataset_size is not None and self.max_dataset_size < 1:
+            raise UserError(f"data.max_dataset_size: expected at least 1 or nothing, got {self.max_dataset_size}")
+        if self.cache_mb < 0:
+            raise UserError(f"data.cache_mb: expected 0 or more, got {self.cache_mb}")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Generic[MethodConfig]):
+    """A training run. The defaults are the paper's, which are CycleGAN's.
+
+    Raises:
+        UserError: a field has a value it cannot have; the message names field, expectation and value.
+    """
+
+    method: MethodConfig
+    """Networks and objective: the configuration of one of ``jdm_fast.methods.METHODS``."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where the images are."""
+    out: Path = Path("runs/train")
+    """The run's folder. If it holds the same run, training continues from its newest checkpoint."""
+
+    # ---- Images -----------------------------------------------------------------------------------------------------
+    preprocess: Preprocess = "resize_and_crop"
+    """resize_and_crop: to load_size, then a random crop_size crop; crop: the crop alone; resize: to load_size; none."""
+    load_size: int | tuple[int, int] = 286
+    """Size images are resized to: a square's side, or height and width (CycleGAN: 286)."""
+    crop_size: int | tuple[int, int] = 256
+    """Size of the random crops: a square's side, or height and width (CycleGAN: 256)."""
+    flip: bool = True
+    """Mirror every other image at random (CycleGAN: yes)."""
+    batch_size: int = 1
+    """Images of each domain in a step (paper: 1)."""
+
+    # ---- Optimisation -----------------------------------------------------------------------------------------------
+    n_epochs: int = 100
+    """Epochs at the full learning rate (paper: 100). An epoch shows each image of the larger domain once."""
+    n_epochs_decay: int = 100
+    """Further epochs in which the learning rate falls linearly to zero (paper: 100)."""
+    lr: float = 2e-4
+    """Learning rate of both Adam optimisers (paper: 0.0002)."""
+    lr_policy: LearningRatePolicy = "linear"
+    """linear: falls with each epoch, CycleGAN's formula; linear_step: with each step, for runs of few epochs."""
+    beta1: float = 0.5
+    """Adam's first beta (CycleGAN: 0.5)."""
+    beta2: float = 0.999
+    """Adam's second beta (CycleGAN: 0.999)."""
+    pool_size: int = 50
+    """Generated images of each kind kept to show the critics older ones too (CycleGAN: 50); 0 is off."""
+    ema_decay: float = 0.0
+    """Decay a step of an exponential moving average of the generators, used after training; 0 is off (ours)."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images, crops, flips, the prior and the image pool."""
+    device: DeviceChoice = "auto"
+    """Where to train: auto is CUDA if there is a GPU, else the CPU."""
+
+    # ---- What is kept -----------------------------------------------------------------------------------------------
+    save_every_steps: int = 1000
+    """Steps between checkpoints; 0 is only at the end and when interrupted."""
+    keep_last: int = 2
+    """How many of the newest checkpoints are kept; older ones are deleted."""
+    log_every: int = 50
+    """Steps between lines in metrics.jsonl; each holds the means of the losses since the line before."""
+    sample_every: int = 500
+    """Steps between sample grids; 0 is none."""
+    sample_count: int = 4
+    """Images of each domain in a sample grid."""
+
+    def __post_init__(self) -> None:
+        for name in ("load_size", "crop_size"):
+            value = getattr(self, name)
+            sides = as_size(value)
+            self._require(name, len(sides) == 2 and min(sides) >= 1, "a positive side, or height and width")
+        if self.preprocess == "resize_and_crop":
+            load, crop = as_size(self.load_size), as_size(self.crop_size)
+            self._require(
+                "load_size", load[0] >= crop[0] and load[1] >= crop[1], f"at least crop_size={self.crop_size}"
+            )
+        for name, least in (
+            ("batch_size", 1), ("n_epochs", 0), ("n_epochs_decay", 0), ("pool_size", 0), ("save_every_steps", 0),
+            ("keep_last", 1), ("log_every", 1), ("sample_every", 0), ("sample_count", 1), ("seed", 0),
+        ):  # fmt: skip
+            self._require(name, getattr(self, name) >= least, f"an integer of at least {least}")
+        self._require("n_epochs", self.n_epochs + self.n_epochs_decay >= 1, "n_epochs + n_epochs_decay of at least 1")
+        self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a number above 0")
+        for name in ("beta1", "beta2", "ema_decay"):
+            self._require(name, 0 <= getattr(self, name) < 1, "a number in [0, 1)")
+        for name, choices in (("preprocess", Preprocess), ("lr_policy", LearningRatePolicy), ("device", DeviceChoice)):
+            self._require(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
+
+    def _require(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            raise UserError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+
+# Fields that may change when a run is continued: they say where files are and how often to write, not what is computed.
+# The images themselves are compared by their fingerprint, so that a data set may move.
+_FREE = {"out", "device", "save_every_steps", "keep_last", "log_every", "sample_every", "sample_count"}
+_FREE_DATA = {"x", "y", "root", "x_test", "y_test", "recursive", "cache_mb"}
+
+
+def differing_fields(config: TrainConfig[Any], other: TrainConfig[Any]) -> list[str]:
+    """What stops ``config`` from continuing the run of ``other``, as ``name=value here (value there)``."""
+    differing = []
+    for part, free, prefix in (
+        ("", _FREE | {"data", "method"}, ""),
+        ("data", _FREE_DATA, "data."),
+        ("method", set(), "method."),
+    ):
+        mine, theirs = (getattr(config, part), getattr(other, part)) if part else (config, other)
+        if type(mine) is not type(theirs):
+            differing.append(f"{part}: {type(mine).__name__} ({type(theirs).__name__})")
+            continue
+        for item in fields(mine):
+            ours, old = getattr(mine, item.name), getattr(theirs, item.name)
+            if item.name not in free and ours != old:
+                differing.append(f"{prefix}{item.name}={ours} ({old})")
+    return differing

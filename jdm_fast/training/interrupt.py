@@ -1,0 +1,59 @@
+"""Ending a training from outside without losing it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from jdm_fast.errors import UserError
+
+
+class Interrupted(UserError):
+    """Training was asked to end, and has saved its state.
+
+    Attributes:
+        path: the run's folder. step: steps done. signal: the number of the signal. exit_status: 128 + signal, which
+        shells expect of a program ended by one.
+    """
+
+    def __init__(self, path: Path, step: int, total: int, number: int) -> None:
+        super().__init__(
+            f"{path}: stopped by {signal.Signals(number).name} at step {step} of {total}; everything is saved. "
+            "Run the same command again to continue"
+        )
+        self.path, self.step, self.signal, self.exit_status = path, step, number, 128 + number
+
+
+class StopRequest:
+    """Whether SIGINT (Ctrl-C) or SIGTERM has come: ``number`` is the signal's, or None."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Context in which a first signal is noted and a second one acts as usual, at once.
+
+        Only the main thread can listen; in another one signals keep their meaning.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.number = number
+            for each, handler in usual.items():
+                signal.signal(each, handler)
+
+        for number in usual:
+            signal.signal(number, note)
+        try:
+            yield self
+        finally:
+            for number, handler in usual.items():
+                signal.signal(number, handler)
