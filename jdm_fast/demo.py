@@ -81,7 +81,9 @@ def _earth_story(demo: Demo, console: Console) -> Path:
         earth = Earth.load(domains=tuple(EARTH_DOMAINS.values()))
         written = earth.write_unpaired(demo.out / "earth", tuple(EARTH_DOMAINS.values()), SIZE)
     counts = written.counts
-    console.print(f"{counts['trainA']} + {counts['trainB']} training pictures of different places, {counts['testA']} held-out places")
+    console.print(
+        f"{counts['trainA']} + {counts['trainB']} training pictures of different places, {counts['testA']} held-out places"
+    )
 
     console.rule("2/4  training")
     config = dataclasses.replace(_config(demo), data=DataConfig(root=written.root), preprocess="none")
@@ -256,4 +258,7 @@ def _say_where(out: Path, console: Console) -> None:
     ):
         if (out / name).exists():
             console.print(f"  {out / name}  [dim]{what}[/dim]", soft_wrap=True)
-    console.print(f"\nnext: jdm-fast translate {out} PICTURES OUT --to y    jdm-fast video {out} VIDEO OUT.mp4 --factor 8", soft_wrap=True)
+    console.print(
+        f"\nnext: jdm-fast translate {out} PICTURES OUT --to y    jdm-fast video {out} VIDEO OUT.mp4 --factor 8",
+        soft_wrap=True,
+    )

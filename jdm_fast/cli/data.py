@@ -39,7 +39,9 @@ class EarthOptions:
 def run(arguments: list[str]) -> int:
     """Dispatch to the data set's name; ``earth`` is the one there is."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: jdm-fast data earth OUT [OPTIONS]\n\n  earth   satellite, relief, topographic and land/sea pictures")
+        print(
+            "usage: jdm-fast data earth OUT [OPTIONS]\n\n  earth   satellite, relief, topographic and land/sea pictures"
+        )
         return 0 if arguments else 2
     if arguments[0] != "earth":
         raise UserError(f"no data set is called {arguments[0]!r}; there is: earth")

@@ -69,7 +69,9 @@ def run(arguments: list[str]) -> int:
             as_frames=options.frames,
             on_progress=on_progress,
         )
-    console.print(f"{made.frames} frames from {made.key_frames} key frames, {float(made.fps):g} frames/s:", markup=False)
+    console.print(
+        f"{made.frames} frames from {made.key_frames} key frames, {float(made.fps):g} frames/s:", markup=False
+    )
     for name, path in made.files.items():
         console.print(f"  {name:5} {path}", markup=False)
     return 0

@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jdm_fast._files import write_atomically
 from jdm_fast.data.earth_source import EARTH_PACKAGE, cache_folder, earth_files
 from jdm_fast.errors import UserError
 
@@ -209,25 +210,32 @@ class Earth:
             "stride": stride,
         }
         settings |= {"land": list(land), "latitudes": list(LATITUDES), "version": _CACHE_VERSION}
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root} is a file: expected a folder to write, choose another path")
         if root.exists() and any(root.iterdir()):
             _refuse_other_settings(root, settings)
             return Written(root, counts)
-        root.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
         try:
-            for name, (domain, tiles) in plan.items():
-                (scratch / name).mkdir()
-                for tile in tiles:
-                    array = self.land[tile.slices] * np.uint8(255) if domain is None else self.crop(domain, tile)
-                    Image.fromarray(np.ascontiguousarray(array)).save(
-                        scratch / name / f"{tile.top:04d}-{tile.left:04d}.png"
-                    )
-            record = {"settings": settings, "split": asdict(split)}
-            (scratch / "earth.json").write_text(json.dumps(record, indent=1) + "\n")
-            scratch.chmod(0o755)  # mkdtemp makes private folders
-            os.replace(scratch, root)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
+            try:
+                for name, (domain, tiles) in plan.items():
+                    (scratch / name).mkdir()
+                    for tile in tiles:
+                        array = self.land[tile.slices] * np.uint8(255) if domain is None else self.crop(domain, tile)
+                        Image.fromarray(np.ascontiguousarray(array)).save(
+                            scratch / name / f"{tile.top:04d}-{tile.left:04d}.png"
+                        )
+                record = {"settings": settings, "split": asdict(split)}
+                (scratch / "earth.json").write_text(json.dumps(record, indent=1) + "\n")
+                scratch.chmod(0o755)  # mkdtemp makes private folders
+                os.replace(scratch, root)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        except OSError as error:
+            raise UserError(
+                f"{root}: the Earth pictures could not be written ({error}): free some space or choose another folder"
+            ) from error
         return Written(root, counts)
 
 
@@ -264,11 +272,13 @@ def _cached(path: Path, make) -> np.ndarray:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError):
         array = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with open(part, "wb") as file:
-            np.save(file, array)
-        os.replace(part, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: np.save(file, array))
+        except OSError as error:
+            raise UserError(
+                f"{path.parent}: the cache cannot be written ({error.strerror or error}): set JDM_FAST_CACHE to another folder"
+            ) from error
         return array
 
 

@@ -81,8 +81,12 @@ def test_train_again_says_it_is_complete(earth: Path, run: Path, capsys: pytest.
 @pytest.mark.parametrize("to", ["x", "y"])
 def test_translate_a_folder_and_a_file(run: Path, earth: Path, tmp_path: Path, to: str) -> None:
     (tmp_path / "in").mkdir()
-    for k, size in enumerate([(32, 32), (47, 61), (20, 90)]):  # width, height; the last is smaller than a tile in one way
-        Image.fromarray(np.random.default_rng(k).integers(0, 256, (*size[::-1], 3), np.uint8)).save(tmp_path / f"in/{k}.png")
+    for k, size in enumerate(
+        [(32, 32), (47, 61), (20, 90)]
+    ):  # width, height; the last is smaller than a tile in one way
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (*size[::-1], 3), np.uint8)).save(
+            tmp_path / f"in/{k}.png"
+        )
     assert main(["translate", str(run), str(tmp_path / "in"), str(tmp_path / "out"), "--to", to]) == 0
     sizes = {path.name: Image.open(path).size for path in (tmp_path / "out").iterdir()}
     assert sizes == {"0.png": (32, 32), "1.png": (47, 61), "2.png": (20, 90)}
@@ -128,7 +132,16 @@ def cut_checkpoint(run: Path, tmp: Path) -> list[str]:
 
 def empty_folder(run: Path, tmp: Path) -> list[str]:
     (tmp / "nothing").mkdir()
-    return ["train", "jwdm", "--data.x", str(tmp / "nothing"), "--data.y", str(tmp / "nothing"), "--out", str(tmp / "run")]
+    return [
+        "train",
+        "jwdm",
+        "--data.x",
+        str(tmp / "nothing"),
+        "--data.y",
+        str(tmp / "nothing"),
+        "--out",
+        str(tmp / "run"),
+    ]
 
 
 def too_small(run: Path, tmp: Path) -> list[str]:

@@ -199,6 +199,8 @@ def test_refuses_a_folder_with_something_else(earth: Earth, written: Path, tmp_p
         earth.write_unpaired(tmp_path, size=SIZE)
     with pytest.raises(UserError, match="another domains, train_size"):
         earth.write_unpaired(written, ("relief", "mask"), size=SIZE)
+    with pytest.raises(UserError, match="is a file"):
+        earth.write_unpaired(tmp_path / "mine.txt", size=SIZE)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -226,7 +228,7 @@ def test_failure_half_way_leaves_nothing(earth: Earth, tmp_path: Path, monkeypat
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", save)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         earth.write_unpaired(tmp_path / "out", size=SIZE)
     assert not list(tmp_path.iterdir())
 
