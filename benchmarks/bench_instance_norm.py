@@ -1,8 +1,9 @@
-"""instance_norm with ReLU (and residual), fused against eager PyTorch: forward, and forward with backward, both layouts.
+"""instance_norm with ReLU (and residual), fused against eager PyTorch: forward, forward with backward, both layouts.
 
-Each benchmark checks its results against float64, then times both implementations in alternating rounds over enough input sets
-to leave the cache, so that both meet the same machine. pytest-benchmark's own figure is the fused one; ``extra_info`` has the
-medians of both, their ratio (``speedup``) and the fused implementation's memory traffic, and each test prints a line of it.
+Each benchmark checks its results against float64, then times both implementations in alternating rounds over enough
+input sets to leave the cache, so that both meet the same machine. pytest-benchmark's own figure is the fused one;
+``extra_info`` has the medians of both, their ratio (``speedup``) and the fused implementation's memory traffic, and
+each test prints a line of it.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(autouse=True, scope="module")
 def keep_freed_memory() -> Iterator[None]:
-    """glibc gives freed blocks over 32 MB back to the system at once, so that every large output would be a new mapping and the
-    page faults, the same for both implementations, would take longer than the arithmetic. Outside this benchmark the
-    environment variable GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296 does the same."""
+    """glibc gives freed blocks over 32 MB back to the system at once, so that every large output would be a new mapping
+    and the page faults, the same for both implementations, would take longer than the arithmetic. In other programs
+    GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296 in the environment does the same."""
     if sys.platform == "linux":
         m_trim_threshold, m_mmap_max = -1, -4
         libc = ctypes.CDLL(None)
@@ -85,7 +86,9 @@ def make_sets(
     ]
 
 
-def check(function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, dy: Tensor) -> None:
+def check(
+    function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, dy: Tensor
+) -> None:
     """Values and gradients against float64, relative to the size of the whole."""
 
     def results(function: Callable[..., Tensor], *tensors: Tensor | None, dy: Tensor) -> list[Tensor]:
@@ -150,9 +153,10 @@ def bench_instance_norm(
         gigabytes_per_second=gigabytes / medians["fused"],
         threads=torch.get_num_threads(),
     )
+    case = f"{mode} {list(shape)} {layout}{' + residual' if residual else ''} on {device}"
     print(
-        f"\n{mode} {list(shape)} {layout}{' + residual' if residual else ''} on {device}: eager {medians['eager'] * 1e3:.3f} ms,"
-        f" fused {medians['fused'] * 1e3:.3f} ms, {speedup:.2f}x, {gigabytes / medians['fused']:.1f} GB/s"
+        f"\n{case}: eager {medians['eager'] * 1e3:.3f} ms, fused {medians['fused'] * 1e3:.3f} ms, {speedup:.2f}x,"
+        f" {gigabytes / medians['fused']:.1f} GB/s"
     )
     counter = iter(range(10**9))
     benchmark.pedantic(

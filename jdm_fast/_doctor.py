@@ -147,7 +147,7 @@ def _compare(
         forward = (_error(actual, expected) if differentiable else _level_error(actual, expected), None)
         if not differentiable:
             return forward, None
-        direction = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view(expected.shape)
+        direction = torch.linspace(-1, 2, expected.numel(), dtype=torch.float64).view(expected.shape)
         # The reference gets the gradient that the op gets: rounded to the dtype of the op's result.
         direction = direction.to(actual.dtype)
         gradients = torch.autograd.grad(actual, given, direction.to(device))

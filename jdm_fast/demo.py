@@ -1,7 +1,7 @@
 """The demo's story: data, training, translation scored against the truth, two-domain video scored against the truth.
 
-On Earth pictures (:mod:`jdm_fast.data.earth`) everything has a truth to be compared with. On a user's own folders the same steps
-run without scores.
+On Earth pictures (:mod:`jdm_fast.data.earth`) everything has a truth to be compared with. On a user's own folders the
+same steps run without scores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jdm_fast import synthesis
-from jdm_fast._files import write_atomically
+from jdm_fast._files import make_folder, write_atomically
 from jdm_fast.data import find_images, read_image, resize_image, save_image
 from jdm_fast.data.earth import Earth
 from jdm_fast.data.flyover import Camera, Clip, fly_over
@@ -24,7 +24,7 @@ from jdm_fast.data.video_files import write_video
 from jdm_fast.errors import UserError
 from jdm_fast.metrics import DomainVideoScore, Score, score_translation, score_video
 from jdm_fast.presets import jwdm_small
-from jdm_fast.training import DataConfig, TrainConfig, train
+from jdm_fast.training import TrainConfig, train
 
 EARTH_DOMAINS = {"x": "satellite", "y": "topographic"}
 SIZE = 64
@@ -51,7 +51,7 @@ class Demo:
     data: DemoData = field(default_factory=DemoData)
     """Your own pictures; without them, satellite and topographic pictures of the Earth."""
     video: Path | None = None
-    """With your own pictures: a video (or folder of frames) of domain x to make eight times smoother in both domains."""
+    """With your own pictures: a video or folder of frames of domain x, to make eight times smoother in both domains."""
     epochs: int | None = None
     """Epochs of training; by default what the preset jwdm-small has."""
     seed: int = 0
@@ -80,13 +80,12 @@ def _earth_story(demo: Demo, console: Console) -> Path:
     with console.status("fetching and cutting the Earth"):
         earth = Earth.load(domains=tuple(EARTH_DOMAINS.values()))
         written = earth.write_unpaired(demo.out / "earth", tuple(EARTH_DOMAINS.values()), SIZE)
-    counts = written.counts
-    console.print(
-        f"{counts['trainA']} + {counts['trainB']} training pictures of different places, {counts['testA']} held-out places"
-    )
+    of_x, of_y, held_out = (written.counts[name] for name in ("trainA", "trainB", "testA"))
+    console.print(f"{of_x} + {of_y} training pictures of different places, {held_out} held-out places")
 
     console.rule("2/4  training")
-    config = dataclasses.replace(_config(demo), data=DataConfig(root=written.root), preprocess="none")
+    config = dataclasses.replace(_config(demo), preprocess="none")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=written.root))
     train(config, console=console)
     model = synthesis.load(demo.out)
 
@@ -109,6 +108,7 @@ def _translate_earth(model: synthesis.Model, root: Path, out: Path, console: Con
     report, rows = {}, []
     for source, to in (("x", "y"), ("y", "x")):
         translated = model.translate(held_out[source], to=to)
+        make_folder(out / "translations" / f"to-{to}")
         for name, picture in zip(names, translated, strict=True):
             save_image(out / "translations" / f"to-{to}" / name, picture)
         scores = score_translation(
@@ -147,6 +147,7 @@ def _write_fly_over(
     model: synthesis.Model, clip: Clip, truth: dict[str, np.ndarray], made: dict[str, np.ndarray], folder: Path
 ) -> None:
     frames = folder / "frames"
+    make_folder(frames)
     for number, frame in enumerate(truth["x"]):
         save_image(frames / f"{number:06d}.png", frame)
     synthesis.synthesize_video(model, frames, folder / "video.mp4", factor=FACTOR, every=FACTOR)
@@ -168,13 +169,16 @@ def _mean_score(scores: list[DomainVideoScore]) -> dict[str, float | None]:
 
 def _own_story(demo: Demo, console: Console) -> Path:
     console.rule("1/3  training")
-    train(dataclasses.replace(_config(demo), data=DataConfig(x=demo.data.x, y=demo.data.y)), console=console)
+    config = _config(demo)
+    folders = dataclasses.replace(config.data, x=demo.data.x, y=demo.data.y)
+    train(dataclasses.replace(config, data=folders), console=console)
     model = synthesis.load(demo.out)
 
     console.rule("2/3  translating some of your pictures")
     rows = []
-    for source, to, folder in (("x", "y", demo.data.x), ("y", "x", demo.data.y)):
+    for to, folder in (("y", demo.data.x), ("x", demo.data.y)):
         paths = find_images(folder)[:8]
+        make_folder(demo.out / "translations" / f"to-{to}")
         for path in paths:
             synthesis.translate_files(model, path, demo.out / "translations" / f"to-{to}" / f"{path.stem}.png", to=to)
         pictures = np.stack([resize_image(read_image(path), (SIZE, SIZE)) for path in paths])
@@ -209,7 +213,7 @@ def _read_folder(folder: Path) -> np.ndarray:
 
 
 def contact_sheet(rows: list[np.ndarray], scale: int = 1, gap: int = 2) -> np.ndarray:
-    """Pictures of one size, uint8 [N, H, W, 3] a row, as one picture: a row each, white gaps, enlarged ``scale`` times."""
+    """Rows of pictures of one size, uint8 [N, H, W, 3] each, as one picture, enlarged ``scale`` times."""
     columns = max(len(row) for row in rows)
     height, width = rows[0].shape[1] * scale, rows[0].shape[2] * scale
     sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)

@@ -6,6 +6,6 @@ from __future__ import annotations
 class UserError(ValueError):
     """Bad input or an impossible request.
 
-    The message names the file, field or tensor, what was expected, what came, and what to do. The command line prints it
-    without a traceback and exits with status 2.
+    The message names the file, field or tensor, what was expected, what came, and what to do. The command line prints
+    it without a traceback and exits with status 2.
     """

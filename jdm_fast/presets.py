@@ -1,4 +1,4 @@
-"""Training configurations by name: what ``jdm-fast train NAME`` starts from. Each is a default; any field can be changed."""
+"""Training configurations by name: what ``jdm-fast train NAME`` starts from. Any field can be changed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def jwdm() -> TrainConfig[JWDMConfig]:
 def jwdm_small() -> TrainConfig[JWDMConfig]:
     """Small pictures on a CPU in minutes: what the demo trains.
 
-    At 64x64 the paper's 8x8 embedding leaves a latent of 9x9 positions and its critics see the whole picture at once; trained for
-    minutes that gives blurred pictures with the colours inverted. A 1x1 embedding keeps the latent at a quarter of the picture's
-    size, shallow critics judge patches, a larger learning rate makes up for few steps, and the identity term ties the colours down.
+    At 64x64 the paper's 8x8 embedding leaves a latent of 9x9 positions and its critics see the whole picture at once;
+    trained for minutes that gives blurred pictures with the colours inverted. A 1x1 embedding keeps the latent at a
+    quarter of the picture's side, shallow critics judge patches, a larger learning rate makes up for few steps, and the
+    identity term ties the colours down.
     """
     return TrainConfig(
         method=JWDMConfig(

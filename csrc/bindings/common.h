@@ -1,7 +1,7 @@
 // What every binding needs: checks with messages, types, threads and, with CUDA, the device and its stream.
 //
-// A message says which op and tensor, what was expected, and what came. A wrong shape, value or device raises ValueError in Python,
-// a wrong dtype TypeError.
+// A message says which op and tensor, what was expected, and what came. A wrong shape, value or device raises
+// ValueError in Python, a wrong dtype TypeError.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -34,7 +34,8 @@ inline DType checked_dtype(const char* op, const char* name, const at::Tensor& t
     case at::kDouble:
       return DType::kFloat64;
     default:
-      TORCH_CHECK_TYPE(false, op, ": ", name, " must be float32, float16, bfloat16 or float64, got ", tensor.scalar_type());
+      TORCH_CHECK_TYPE(false, op, ": ", name, " must be float32, float16, bfloat16 or float64, got ",
+                       tensor.scalar_type());
   }
 }
 
@@ -47,17 +48,17 @@ inline void check_dim(const char* op, const char* name, const at::Tensor& tensor
 
 inline void check_device(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& like,
                          const char* like_name) {
-  TORCH_CHECK_VALUE(tensor.device() == like.device(), op, ": ", name, " must be on ", like.device(), " like ", like_name,
-                    ", got ", tensor.device());
+  TORCH_CHECK_VALUE(tensor.device() == like.device(), op, ": ", name, " must be on ", like.device(), " like ",
+                    like_name, ", got ", tensor.device());
 }
 
 // Same shape, dtype and device as `like`.
 inline void check_like(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& like,
                        const char* like_name) {
-  TORCH_CHECK_VALUE(tensor.sizes() == like.sizes(), op, ": ", name, " must be ", like.sizes(), " like ", like_name, ", got ",
-                    tensor.sizes());
-  TORCH_CHECK_TYPE(tensor.scalar_type() == like.scalar_type(), op, ": ", name, " must be ", like.scalar_type(), " like ",
-                   like_name, ", got ", tensor.scalar_type());
+  TORCH_CHECK_VALUE(tensor.sizes() == like.sizes(), op, ": ", name, " must be ", like.sizes(), " like ", like_name,
+                    ", got ", tensor.sizes());
+  TORCH_CHECK_TYPE(tensor.scalar_type() == like.scalar_type(), op, ": ", name, " must be ", like.scalar_type(),
+                   " like ", like_name, ", got ", tensor.scalar_type());
   check_device(op, name, tensor, like, like_name);
 }
 
@@ -67,7 +68,9 @@ const T* pointer(const at::Tensor& tensor) {
 }
 
 // nullptr for an undefined tensor, which stands for an argument that was None.
-inline const void* pointer_or_null(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
+inline const void* pointer_or_null(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+}
 
 // Threads a CPU kernel may use: PyTorch's setting, and one where PyTorch already runs in parallel.
 inline int cpu_threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
@@ -80,7 +83,8 @@ class CudaLaunch {
       : guard_(tensor.device()), stream_(c10::cuda::getCurrentCUDAStream(tensor.get_device())) {}
 
   void* stream() const { return stream_.stream(); }
-  // Asked of the runtime: ATen's device properties come with headers of cuSPARSE and others that a bare CUDA compiler lacks.
+  // Asked of the runtime: ATen's device properties come with headers of cuSPARSE and others that a bare CUDA compiler
+  // lacks.
   int multiprocessors() const {
     int count = 0;
     C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, guard_.current_device().index()));
@@ -88,7 +92,8 @@ class CudaLaunch {
   }
   // Scratch for the kernel about to be launched: the caching allocator reuses it in stream order.
   at::Tensor workspace(size_t bytes) const {
-    return at::empty({static_cast<int64_t>(bytes)}, at::TensorOptions().dtype(at::kByte).device(guard_.current_device()));
+    return at::empty({static_cast<int64_t>(bytes)},
+                     at::TensorOptions().dtype(at::kByte).device(guard_.current_device()));
   }
   // To be called after the launch. Raises what cudaGetLastError says.
   void check() const { C10_CUDA_KERNEL_LAUNCH_CHECK(); }

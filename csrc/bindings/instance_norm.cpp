@@ -1,4 +1,5 @@
-// torch.ops.jdm_fast.instance_norm and instance_norm_backward. Schemas, fakes and derivatives: jdm_fast/ops/instance_norm.py.
+// torch.ops.jdm_fast.instance_norm and instance_norm_backward. Schemas, fakes and derivatives:
+// jdm_fast/ops/instance_norm.py.
 #include "kernels/instance_norm.h"
 
 #include <ATen/ops/sum.h>
@@ -33,8 +34,8 @@ at::Tensor checked_vector(const char* name, const std::optional<at::Tensor>& vec
 
 // Contiguous [N, C] in the accumulation type.
 at::Tensor checked_statistics(const char* name, const at::Tensor& statistics, const at::Tensor& x) {
-  TORCH_CHECK_VALUE(statistics.dim() == 2 && statistics.size(0) == x.size(0) && statistics.size(1) == x.size(1), kOp, ": ",
-                    name, " must be [", x.size(0), ", ", x.size(1), "], got ", statistics.sizes());
+  TORCH_CHECK_VALUE(statistics.dim() == 2 && statistics.size(0) == x.size(0) && statistics.size(1) == x.size(1), kOp,
+                    ": ", name, " must be [", x.size(0), ", ", x.size(1), "], got ", statistics.sizes());
   const at::ScalarType expected = accumulator_type(x.scalar_type());
   TORCH_CHECK_TYPE(statistics.scalar_type() == expected, kOp, ": ", name, " must be ", expected, ", got ",
                    statistics.scalar_type());
@@ -45,18 +46,20 @@ at::Tensor checked_statistics(const char* name, const at::Tensor& statistics, co
 InstanceNormShape checked_shape(const at::Tensor& x, std::string_view activation, double negative_slope) {
   check_dim(kOp, "x", x, 4, "[N, C, H, W]");
   const bool channels_last = x.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-  return {x.size(0),     x.size(1),
-          x.size(2) * x.size(3), channels_last,
-          checked_dtype(kOp, "x", x), checked_activation(activation),
+  return {x.size(0),
+          x.size(1),
+          x.size(2) * x.size(3),
+          channels_last,
+          checked_dtype(kOp, "x", x),
+          checked_activation(activation),
           negative_slope};
 }
 
 // x: [N, C, H, W]. weight, bias: [C] or None, any floating dtype. residual: like x, or None.
 // Returns y like x in its suggested memory format, mean [N, C], rstd [N, C].
-std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm(const at::Tensor& x, const std::optional<at::Tensor>& weight,
-                                                             const std::optional<at::Tensor>& bias,
-                                                             const std::optional<at::Tensor>& residual,
-                                                             std::string_view activation, double negative_slope, double eps) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm(
+    const at::Tensor& x, const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
+    const std::optional<at::Tensor>& residual, std::string_view activation, double negative_slope, double eps) {
   const InstanceNormShape shape = checked_shape(x, activation, negative_slope);
   const at::Tensor w = checked_vector("weight", weight, x), b = checked_vector("bias", bias, x);
   if (residual.has_value()) check_like(kOp, "residual", *residual, x, "x");
@@ -74,9 +77,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm(const at::Tensor& x
     return {y, mean, rstd};
   }
 
-  const InstanceNormForward args{input.const_data_ptr(),  pointer_or_null(added),  pointer_or_null(w),
-                                 pointer_or_null(b),      y.mutable_data_ptr(),    mean.mutable_data_ptr(),
-                                 rstd.mutable_data_ptr(), eps};
+  const InstanceNormForward args{
+      input.const_data_ptr(), pointer_or_null(added),  pointer_or_null(w),      pointer_or_null(b),
+      y.mutable_data_ptr(),   mean.mutable_data_ptr(), rstd.mutable_data_ptr(), eps};
 #ifdef JDM_FAST_WITH_CUDA
   if (x.is_cuda()) {
     const CudaLaunch launch(x);
@@ -91,12 +94,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm(const at::Tensor& x
   return {y, mean, rstd};
 }
 
-// dy, x: [N, C, H, W]. mean, rstd: [N, C] as returned by the forward. weight, bias: as given to it. `eps` is for the derivative.
-// Returns dx like x in its suggested memory format, d_weight [C], d_bias [C] in the accumulation type.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm_backward(
-    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd,
-    const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, std::string_view activation,
-    double negative_slope, double /*eps*/) {
+// dy, x: [N, C, H, W]. mean, rstd: [N, C] as returned by the forward. weight, bias: as given to it. `eps` is for the
+// derivative. Returns dx like x in its suggested memory format, d_weight [C], d_bias [C] in the accumulation type.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm_backward(const at::Tensor& dy, const at::Tensor& x,
+                                                                      const at::Tensor& mean, const at::Tensor& rstd,
+                                                                      const std::optional<at::Tensor>& weight,
+                                                                      const std::optional<at::Tensor>& bias,
+                                                                      std::string_view activation,
+                                                                      double negative_slope, double /*eps*/) {
   const InstanceNormShape shape = checked_shape(x, activation, negative_slope);
   check_like(kOp, "dy", dy, x, "x");
   const at::Tensor w = checked_vector("weight", weight, x), b = checked_vector("bias", bias, x);
@@ -112,9 +117,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm_backward(
   const bool single = shape.batch == 1;
   const at::DimVector sums_shape = single ? at::DimVector{shape.channels} : at::DimVector{shape.batch, shape.channels};
   at::Tensor d_weight = at::empty(sums_shape, statistics), d_bias = at::empty(sums_shape, statistics);
-  const InstanceNormBackward args{
-      gradient.const_data_ptr(), input.const_data_ptr(), m.const_data_ptr(),          r.const_data_ptr(),       pointer_or_null(w),
-      pointer_or_null(b),        dx.mutable_data_ptr(),  d_weight.mutable_data_ptr(), d_bias.mutable_data_ptr()};
+  const InstanceNormBackward args{gradient.const_data_ptr(), input.const_data_ptr(),      m.const_data_ptr(),
+                                  r.const_data_ptr(),        pointer_or_null(w),          pointer_or_null(b),
+                                  dx.mutable_data_ptr(),     d_weight.mutable_data_ptr(), d_bias.mutable_data_ptr()};
 #ifdef JDM_FAST_WITH_CUDA
   if (x.is_cuda()) {
     const CudaLaunch launch(x);

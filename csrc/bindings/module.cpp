@@ -1,5 +1,5 @@
-// The Python module jdm_fast._C. Importing it runs the operator registrations of the other bindings; its one function says how
-// it was built. Tensors go through torch.ops, not through pybind11.
+// The Python module jdm_fast._C. Importing it runs the operator registrations of the other bindings; its one function
+// says how it was built. Tensors go through torch.ops, not through pybind11.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
@@ -35,6 +35,7 @@ pybind11::dict build_config() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of jdm_fast, registered as torch.ops.jdm_fast.*";
   m.def("build_config", &build_config,
-        "How this module was built and what it runs on: cuda, cuda_architectures, compiler, torch_version, cpu_capabilities "
+        "How this module was built and what it runs on: cuda, cuda_architectures, compiler, torch_version, "
+        "cpu_capabilities "
         "(instruction sets this machine can run), cpu_capability (the one in use; JDM_FAST_CPU_CAPABILITY chooses).");
 }

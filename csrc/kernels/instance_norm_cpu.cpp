@@ -1,6 +1,6 @@
-// Instance norm on the CPU: cuts the tensors into pieces that fit a cache, shares them among threads, and merges the pieces' sums
-// in double and in a fixed order, so the result does not depend on the number of threads. The arithmetic of a piece is in
-// cpu/instance_norm.inl.
+// Instance norm on the CPU: cuts the tensors into pieces that fit a cache, shares them among threads, and merges the
+// pieces' sums in double and in a fixed order, so the result does not depend on the number of threads. The arithmetic
+// of a piece is in cpu/instance_norm.inl.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -200,8 +200,9 @@ void backward_planes(const Problem<T>& problem, const InstanceNormBackward& args
 
 //------------------------------------------------------------------------ channels_last
 
-// Runs `sample(n, threads, sums, constants)` for every sample: whole samples on a thread each where that keeps all threads busy,
-// else one sample after the other with all threads on it. `sums` and `constants` are scratch of the sizes asked for.
+// Runs `sample(n, threads, sums, constants)` for every sample: whole samples on a thread each where that keeps all
+// threads busy, else one sample after the other with all threads on it. `sums` and `constants` are scratch of the sizes
+// asked for.
 template <typename Sum, typename A, typename Sample>
 void for_each_sample(const InstanceNormShape& shape, int threads, int64_t sums_size, int64_t constants_size,
                      const Sample& sample) {
@@ -267,10 +268,11 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
       }
     });
     parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t piece = end - 1; piece >= begin; --piece) {  // backwards: the last pieces read are still in the cache
+      for (int64_t piece = end - 1; piece >= begin;
+           --piece) {  // backwards: the last pieces read are still in the cache
         const int64_t first = piece * rows * channels;
-        apply(x + first, residual != nullptr ? residual + first : nullptr, y + first, rows_in(piece), channels, mean, scale,
-              shift, shape.activation, problem.slope());
+        apply(x + first, residual != nullptr ? residual + first : nullptr, y + first, rows_in(piece), channels, mean,
+              scale, shift, shape.activation, problem.slope());
       }
     });
   };
@@ -310,8 +312,8 @@ void backward_rows(const Problem<T>& problem, const InstanceNormBackward& args) 
       for (int64_t piece = begin; piece < end; ++piece) {
         const int64_t first = piece * rows * channels;
         A* partial = sums + piece * 2 * channels;
-        sums_of(dy + first, x + first, rows_in(piece), channels, mean, scale, shift, shape.activation, problem.slope(), partial,
-                partial + channels);
+        sums_of(dy + first, x + first, rows_in(piece), channels, mean, scale, shift, shape.activation, problem.slope(),
+                partial, partial + channels);
       }
     });
     parallel_ranges((channels + kMergeChannels - 1) / kMergeChannels, threads, [&](int64_t begin, int64_t end) {

@@ -1,8 +1,8 @@
 """The command line: ``jdm-fast COMMAND``. The words a person types, and no logic.
 
-Each command is a module of this package with a function ``run(arguments: list[str]) -> int``, imported only when it is called, so
-that ``jdm-fast --help`` answers at once. Errors that are the user's to mend (:class:`jdm_fast.errors.UserError`) are printed
-without a traceback and end with status 2.
+Each command is a module of this package with a function ``run(arguments: list[str]) -> int``, imported only when it is
+called, so that ``jdm-fast --help`` answers at once. Errors that are the user's to mend
+(:class:`jdm_fast.errors.UserError`) are printed without a traceback and end with status 2.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ Domain = Literal["satellite", "relief", "topographic", "mask"]
 class EarthOptions:
     """Write real pictures of the Earth in two domains as a CycleGAN data root with known truth.
 
-    trainA and trainB show different places (training is truly unpaired); testA, testB and testMask show the same places.
+    trainA and trainB show different places, so that training is truly unpaired; testA, testB and testMask the same.
     """
 
     output: Annotated[Path, tyro.conf.Positional]
@@ -31,7 +31,7 @@ class EarthOptions:
     width: int = 2700
     """Pixels round the equator: the scale of the pictures (at most 5400)."""
     stride: int | None = None
-    """Pixels between training pictures, which may overlap those of their own domain; by default a quarter of the size."""
+    """Pixels between training pictures, which may overlap within their own domain; by default a quarter of the size."""
     land: tuple[float, float] = (0.30, 0.97)
     """Smallest and largest share of land in a picture."""
 

@@ -15,4 +15,4 @@ def run(arguments: list[str]) -> int:
 
 
 def _no_options() -> None:
-    """Show versions, the GPU, what the extension was built for and DALI, and run each kernel once against its reference."""
+    """Show versions, GPU, DALI and how the extension was built, and run each kernel once against its reference."""

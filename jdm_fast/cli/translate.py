@@ -15,7 +15,7 @@ from jdm_fast.cli._progress import counting
 
 @dataclass
 class Translate:
-    """Translate a picture, or every picture in a folder, into another domain. Sizes are kept; there is no limit on the number."""
+    """Translate a picture, or every picture in a folder, into another domain. Sizes are kept."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a training run. It carries its configuration: no option here has to match the training."""

@@ -16,17 +16,15 @@ from jdm_fast.errors import UserError
 
 @dataclass
 class Video:
-    """Two-domain video (Algorithm 2): every frame of the input is a key frame; factor - 1 frames are synthesised between two.
+    """Two-domain video (Algorithm 2): the input's frames are key frames; factor - 1 frames are made between two.
 
     Writes OUT (both domains side by side), and beside it each domain alone.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a training run. It carries its configuration: no option here has to match the training."""
-    input: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """A video, a folder of frames, or two pictures."""
-    output: Annotated[Path, tyro.conf.Positional]
-    """A file ending in .mp4, .mkv or .mov, or else a folder for PNG frames."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IN [IN2] OUT")]
+    """IN is a video, a folder of frames, or (IN, IN2) two pictures. OUT ends in .mp4, .mkv or .mov, or is a folder."""
     factor: int = 8
     """Frames made of one: T key frames become (T - 1) * factor + 1."""
     source: Literal["x", "y"] = "x"
@@ -50,15 +48,19 @@ class Video:
 def run(arguments: list[str]) -> int:
     """Synthesise the video; the files appear under their names only when they are whole."""
     options = tyro.cli(Video, args=arguments, prog="jdm-fast video")
-    if len(options.input) > 2:
-        raise UserError(f"the input is a video, a folder of frames or two pictures, got {len(options.input)} paths")
+    *inputs, output = options.paths
+    if len(inputs) not in (1, 2):
+        raise UserError(
+            f"expected RUN IN OUT with a video or a folder of frames, or RUN IN IN2 OUT with two pictures, "
+            f"got {len(options.paths)} paths after RUN"
+        )
     console = Console()
     model = synthesis.load(options.run, device=options.device)
     with counting(console, "synthesising", "frames") as on_progress:
         made = synthesis.synthesize_video(
             model,
-            options.input[0] if len(options.input) == 1 else list(options.input),
-            options.output,
+            inputs[0] if len(inputs) == 1 else inputs,
+            output,
             factor=options.factor,
             source=options.source,
             every=options.every,

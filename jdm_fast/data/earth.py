@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jdm_fast._files import write_atomically
+from jdm_fast._files import make_folder, write_atomically
 from jdm_fast.data.earth_source import EARTH_PACKAGE, cache_folder, earth_files
 from jdm_fast.errors import UserError
 
@@ -272,13 +272,8 @@ def _cached(path: Path, make) -> np.ndarray:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError):
         array = make()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: np.save(file, array))
-        except OSError as error:
-            raise UserError(
-                f"{path.parent}: the cache cannot be written ({error.strerror or error}): set JDM_FAST_CACHE to another folder"
-            ) from error
+        make_folder(path.parent)
+        write_atomically(path, lambda file: np.save(file, array))
         return array
 
 

@@ -5,8 +5,8 @@ with more outputs, or with few *input* channels, which it does well:
 
 - Forward: the four outputs of a 2x2 square become four channels of one stride-2 convolution, whose 8x8 kernel holds the
   7x7 one in its four positions; they are put in their places afterwards.
-- Backward: a convolution is also a transposed convolution with the flipped kernel, and the gradients of that one go from
-  the three channels of dy to the many of x.
+- Backward: a convolution is also a transposed convolution with the flipped kernel, and the gradients of that one go
+  from the three channels of dy to the many of x.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The fused kernels as differentiable functions, usable under ``torch.compile(fullgraph=True)`` and autocast.
 
-Each is an operator of ``torch.ops.jdm_fast`` with a CPU and a CUDA kernel; :mod:`jdm_fast.ops.reference` has the same functions in
-plain PyTorch, which also run when the compiled extension is missing.
+Each is an operator of ``torch.ops.jdm_fast`` with a CPU and a CUDA kernel; :mod:`jdm_fast.ops.reference` has the same
+functions in plain PyTorch, which also run when the compiled extension is missing.
 """
 
 from __future__ import annotations

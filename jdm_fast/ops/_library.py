@@ -1,5 +1,5 @@
-"""The operator library ``torch.ops.jdm_fast``: schemas are defined here, in Python, so that they exist with or without the
-compiled extension, which only adds CPU and CUDA implementations to them."""
+"""The operator library ``torch.ops.jdm_fast``: schemas are defined here, in Python, so that they exist with or without
+the compiled extension, which only adds CPU and CUDA implementations to them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Instance norm with the activation and the residual fused.
 
-``jdm_fast::instance_norm`` returns (y, mean, rstd); ``jdm_fast::instance_norm_backward`` recomputes the activation's mask from
-x, mean and rstd, so nothing of the size of x is stored but x itself. The residual's gradient is dy.
+``jdm_fast::instance_norm`` returns (y, mean, rstd); ``jdm_fast::instance_norm_backward`` recomputes the activation's
+mask from x, mean and rstd, so nothing of the size of x is stored but x itself. The residual's gradient is dy.
 
-Autocast leaves both alone: x of any floating dtype goes with weight and bias of any floating dtype, sums and statistics are
-float32 (float64 for float64 x), and y has the dtype of x.
+Autocast leaves both alone: x of any floating dtype goes with weight and bias of any floating dtype, sums and statistics
+are float32 (float64 for float64 x), and y has the dtype of x.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from jdm_fast.ops.reference import accumulation_dtype, activate
 ACTIVATIONS = ("none", "relu", "leaky_relu")
 
 _library.define(
-    "instance_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, str activation, float negative_slope, float eps)"
-    " -> (Tensor y, Tensor mean, Tensor rstd)"
+    "instance_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, str activation, float negative_slope,"
+    " float eps) -> (Tensor y, Tensor mean, Tensor rstd)"
 )
 # `eps` is read by the derivative of this op alone, which has to know mean and rstd as functions of x.
 _library.define(
-    "instance_norm_backward(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, str activation,"
-    " float negative_slope, float eps) -> (Tensor dx, Tensor d_weight, Tensor d_bias)"
+    "instance_norm_backward(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias,"
+    " str activation, float negative_slope, float eps) -> (Tensor dx, Tensor d_weight, Tensor d_bias)"
 )
 _forward_op = torch.ops.jdm_fast.instance_norm.default
 _backward_op = torch.ops.jdm_fast.instance_norm_backward.default
@@ -43,10 +43,10 @@ def instance_norm(
     negative_slope: float = 0.01,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``act((x - mean) / sqrt(var + eps) * weight + bias) + residual``, mean and biased variance of each plane of ``x``.
+    """``act((x - mean) / sqrt(var + eps) * weight + bias) + residual``, mean and biased variance of each plane.
 
-    Differentiable to any order in x, weight, bias and residual. Works under ``torch.compile(fullgraph=True)``, which itself
-    supports first derivatives only. Equal to :func:`jdm_fast.ops.reference.instance_norm`.
+    Differentiable to any order in x, weight, bias and residual. Works under ``torch.compile(fullgraph=True)``, which
+    itself supports first derivatives only. Equal to :func:`jdm_fast.ops.reference.instance_norm`.
 
     Args:
         x: [N, C, H, W], floating. Contiguous and channels_last tensors are taken as they are, others are copied first.
@@ -62,7 +62,8 @@ def instance_norm(
         [N, C, H, W] in the dtype and memory format of ``x``.
 
     Raises:
-        ValueError: a shape, device or ``activation`` that does not fit; the message says which, what was expected and what came.
+        ValueError: a shape, device or ``activation`` that does not fit; the message says which, what was expected
+            and what came.
         TypeError: a tensor that is not floating.
     """
     if residual is not None and residual.dtype != x.dtype:
@@ -75,7 +76,7 @@ def instance_norm(
         return _forward_op(x, weight, bias, residual, activation, negative_slope, eps)[0]
 
 
-# ---- checks shared by the fake and the reference; the compiled kernels make the same ones in csrc/bindings/instance_norm.cpp
+# ---- checks of the fake and the plain implementation; csrc/bindings/instance_norm.cpp makes the same ones
 
 
 def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, activation: str) -> None:
@@ -87,7 +88,8 @@ def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tens
         if vector is None:
             continue
         if vector.dim() != 1 or vector.shape[0] != x.shape[1]:
-            raise ValueError(f"instance_norm: {name} must be [{x.shape[1]}], one value a channel, got {list(vector.shape)}")
+            expected = f"[{x.shape[1]}], one value a channel"
+            raise ValueError(f"instance_norm: {name} must be {expected}, got {list(vector.shape)}")
         if not vector.is_floating_point():
             raise TypeError(f"instance_norm: {name} must be floating, got {vector.dtype}")
         if vector.device != x.device:
@@ -114,7 +116,9 @@ def _per_channel(vector: Tensor | None, like: Tensor) -> Tensor | None:
     return None if vector is None else vector.to(like.dtype).view(1, -1, 1, 1)
 
 
-def _normalize(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _normalize(
+    x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(xhat, t): the normalised planes, and the same after the affine map. All in the accumulation dtype."""
     t = xhat = (x.to(mean.dtype) - mean) * rstd
     if weight is not None:
@@ -249,8 +253,8 @@ def _forward_derivative(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor |
 class _EagerInstanceNorm(torch.autograd.Function):
     """The op with its derivative, called without the dispatcher's detour through torch.library's Python autograd.
 
-    A network calls it a hundred times a step. On a tiny tensor this takes 24 us forward and 71 us with backward, where the
-    registered op takes 57 and 150, and eager instance norm with ReLU 60 and 135 (one CPU core, torch 2.11).
+    A network calls it a hundred times a step. On a tiny tensor, where nothing else counts, this takes 0.4 of the time
+    of the registered op and half of that of eager instance norm with ReLU, forward or with backward (torch 2.11).
     """
 
     @staticmethod
@@ -280,14 +284,13 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
     ctx.set_materialize_grads(False)
 
 
-def _backward_derivative(
-    ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _backward_derivative(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor | None) -> tuple[Tensor | None, ...]:
     """Second order: gradients of ``sum(u dx) + sum(p d_weight) + sum(q d_bias)`` in dy, x, weight (none in bias).
 
-    With M over a plane of P pixels, xhat = (x - mean) rstd, s = act'(t), g = dy s, A = M(g), B = M(g xhat), U = M(u), V = M(u xhat),
-    a plane contributes  w rstd P (M(u g) - A U - B V) + p P B + q P A.  Its gradient in g is  w rstd (u - U - xhat V) + p xhat + q,
-    in xhat  k = -w rstd (B u + V g) + p g,  in rstd  R = w P (M(u g) - A U - B V);  from xhat and rstd to x:
+    With M the mean over a plane of P pixels, xhat = (x - mean) rstd, s = act'(t), g = dy s, A = M(g), B = M(g xhat),
+    U = M(u), V = M(u xhat), a plane contributes  w rstd P (M(u g) - A U - B V) + p P B + q P A.  Its gradient
+    in g is  w rstd (u - U - xhat V) + p xhat + q,  in xhat  k = -w rstd (B u + V g) + p g,
+    in rstd  R = w P (M(u g) - A U - B V);  from xhat and rstd to x:
     rstd (k - M(k) - xhat M(k xhat)) - R rstd^2 xhat / P. It is all plain PyTorch, so higher orders follow by autograd.
     """
     dy, x, weight, bias = ctx.saved_tensors

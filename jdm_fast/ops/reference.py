@@ -1,8 +1,9 @@
 """Every op of :mod:`jdm_fast.ops` in plain PyTorch.
 
-These functions are the definition of the kernels: the oracle of the tests, the baseline of the benchmarks, and what runs
-when the compiled extension is missing. They take the same arguments and return the same values as the public ops. Statistics
-and sums are kept in float32 (float64 for float64 input); results come back in the dtype of the input.
+These functions are the definition of the kernels: the oracle of the tests, the baseline of the benchmarks, and the
+outline of what runs when the compiled extension is missing. They take the same arguments and return the same values as
+the public ops. Statistics and sums are kept in float32 (float64 for float64 input); results come back in the dtype of
+the input.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def instance_norm(
 def interpolation_coefficients(z: Tensor, n: int, mode: str = "lerp") -> Tensor:
     """Weights of both neighbours for every frame, [B, T-1, n, 2], of key latents ``z`` [B, T, ...].
 
-    ``lerp``: (1 - k/n, k/n), Algorithm 2 of the JWDM paper in time order. ``slerp``: (sin((1-r)w), sin(rw)) / sin(w), w the
-    angle between the flattened latents; where sin(w) < 1e-4 (parallel, opposite or zero latents) it is lerp.
+    ``lerp``: (1 - k/n, k/n), Algorithm 2 of the JWDM paper in time order. ``slerp``: (sin((1-r)w), sin(rw)) / sin(w),
+    w the angle between the flattened latents; where sin(w) < 1e-4 (parallel, opposite or zero latents) it is lerp.
     """
     dtype = accumulation_dtype(z.dtype)
     batch, keys = z.shape[:2]
@@ -94,7 +95,7 @@ def frames_to_uint8(x: Tensor, *, tanh: bool = False) -> Tensor:
 
 
 def softmax_critic_loss(logits: Tensor, source: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy averaged within each source, summed over sources: (loss, per-source loss [S], per-source accuracy [S]).
+    """Cross-entropy averaged within each source: (sum over sources, per-source loss [S], per-source accuracy [S]).
 
     ``logits`` [M, K, h, w]; ``source`` int64 [M], the true class of each sample, in 0..num_sources-1.
     """

@@ -15,7 +15,6 @@ from PIL import Image
 
 import jdm_fast as jf
 from jdm_fast.cli import COMMANDS, main
-from jdm_fast.data.earth import Earth
 
 SMALL = ["--method.width", "4", "--method.critic-width", "4", "--crop-size", "32", "--load-size", "36"]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,8 +124,7 @@ class NormForward(ctypes.Structure):
 
 class NormBackward(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("dy", "x", "mean", "rstd", "weight", "bias", "dx", "d_weight", "d_bias")
+        (name, ctypes.c_void_p) for name in ("dy", "x", "mean", "rstd", "weight", "bias", "dx", "d_weight", "d_bias")
     ]
 
 
@@ -154,9 +154,27 @@ class CriticShape(ctypes.Structure):
 
 class CriticArgs(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("logits", "source", "loss", "source_loss", "source_accuracy", "dlogits")
+        (name, ctypes.c_void_p) for name in ("logits", "source", "loss", "source_loss", "source_accuracy", "dlogits")
     ]
+
+
+def kernels_of(library: Path, headers: Sequence[str]) -> set[str]:
+    """Every kernel that ``library`` holds and that is defined in ``csrc/kernels/<header>``, with template arguments."""
+    names: set[str] = set()
+    for header in headers:
+        source = (ROOT / "csrc" / "kernels" / header).read_text()
+        names |= set(re.findall(r"__global__ void(?: __launch_bounds__\((?:[^()]|\([^()]*\))*\))?\s+(\w+)\(", source))
+    assert names, f"no kernels found in {headers}"
+    symbols = subprocess.run(["nm", "-C", library], capture_output=True, text=True, check=True).stdout
+    found = re.findall(rf"void ([\w:() ]*\b(?:{'|'.join(sorted(names))})<[^(]*>)\(", symbols)
+    return {plain_name(kernel) for kernel in found}
+
+
+def plain_name(kernel: str) -> str:
+    """Without namespaces: ``planes_forward<float, 4, false>``."""
+    for namespace in ("jdm_fast::", "cuda::", "(anonymous namespace)::", "{anonymous}::"):
+        kernel = kernel.replace(namespace, "")
+    return kernel
 
 
 def pointer(tensor: Guarded | None) -> int | None:
@@ -176,6 +194,7 @@ class EmulatedGpu:
     """The launchers of a library that :func:`build` made."""
 
     def __init__(self, library: Path) -> None:
+        self.path = library
         self.library = ctypes.CDLL(str(library))
         for name in ("instance_norm_workspace", "softmax_critic_loss_workspace"):
             getattr(self.library, f"emulation_{name}").restype = ctypes.c_int64
@@ -201,7 +220,7 @@ class EmulatedGpu:
         for line in self.library.emulation_take_launches().decode().splitlines():
             stream, grid, kernel = line.split(" ", 2)
             assert int(stream) == STREAM, f"{kernel} was launched on stream {stream}, not on the caller's"
-            self.kernels.append(kernel.replace("jdm_fast::", "").replace("cuda::", ""))
+            self.kernels.append(plain_name(kernel))
             self.grids.append(int(grid))
 
     def _workspace(self, name: str, *args: object) -> Guarded:
@@ -233,7 +252,9 @@ class EmulatedGpu:
         mean, rstd = Guarded((n, c), a), Guarded((n, c), a)
         parameters = [None if p is None else Guarded.of(p.to(a)) for p in (weight, bias)]
         workspace = self._workspace("instance_norm", ctypes.byref(shape), False, multiprocessors)
-        args = NormForward(stored.pointer, pointer(extra), *map(pointer, parameters), y.pointer, mean.pointer, rstd.pointer, eps)
+        args = NormForward(
+            stored.pointer, pointer(extra), *map(pointer, parameters), y.pointer, mean.pointer, rstd.pointer, eps
+        )
         self._call(
             "instance_norm_forward",
             ctypes.byref(shape),
@@ -353,3 +374,16 @@ class EmulatedGpu:
         gradient = None if dlogits is None else from_memory_order(dlogits.tensor, channels_last)
         loss, source_loss, accuracy = (result.tensor for result in results)
         return loss[0], source_loss, accuracy, gradient
+
+
+def in_every_order(gpu: EmulatedGpu, run: Callable[[], Sequence[Tensor | None]]) -> Sequence[Tensor | None]:
+    """What ``run`` returns, which must be the same bits in every order of blocks and threads."""
+    results = []
+    for order in ORDERS:
+        gpu.set_order(order)
+        results.append(run())
+    for order, result in zip(ORDERS, results, strict=True):
+        for first, other in zip(results[0], result, strict=True):
+            same = first is None or torch.equal(first.nan_to_num(nan=1e30), other.nan_to_num(nan=1e30))
+            assert same, f"the result depends on the order of threads: forward and {order} differ"
+    return results[0]

@@ -10,12 +10,12 @@ from torch import Tensor
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-#: Error that any correct implementation may make, relative to the largest exact value (or 1): a few roundings of the dtype.
+#: Error that any correct implementation may make, relative to the largest exact value (or 1): a few roundings.
 FLOOR = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 
 
 def relative_error(actual: Tensor, exact: Tensor) -> float:
-    """Largest absolute difference, relative to the largest exact value or 1, whichever is larger. ``exact`` is float64."""
+    """Largest absolute difference, relative to the largest exact value if above 1. ``exact`` is float64."""
     if actual.shape != exact.shape:
         pytest.fail(f"shape {list(actual.shape)}, expected {list(exact.shape)}")
     if exact.numel() == 0:
@@ -25,7 +25,7 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
 
 
 def assert_accurate(name: str, actual: Tensor, exact: Tensor, baseline: Tensor, floor: float | None = None) -> None:
-    """``actual`` is at most twice as far from the float64 result as PyTorch's own ``baseline`` in that dtype, plus the floor."""
+    """``actual`` is at most twice as far from the float64 result as PyTorch's own ``baseline``, plus the floor."""
     error = relative_error(actual, exact)
     floor = FLOOR[actual.dtype] if floor is None else floor
     allowed = 2 * relative_error(baseline, exact) + floor
@@ -53,7 +53,7 @@ def _assert_accurate() -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The tensors here are small, and other processes may want the cores: waiting for their threads takes longer than the work."""
+    """The tensors here are small: on busy cores waiting for a second thread takes far longer than the work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,7 +1,8 @@
-"""jdm_fast.ops.instance_norm against float64, its derivatives of every order, and how it lives in torch.compile and autocast."""
+"""jdm_fast.ops.instance_norm: values and gradients against float64, strides, dtypes, threads, instruction sets."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,86 +13,25 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jdm_fast import _extension, ops
-from jdm_fast.ops import instance_norm as _  # noqa: F401  (the function; the module of that name is below)
+from tests.ops.instance_norm_cases import (
+    LAYOUTS,
+    OPTIONS,
+    SHAPES,
+    SLOPE,
+    eager,
+    exact_value,
+    layouts,
+    make_inputs,
+    run,
+    to_double,
+)
 
-module = sys.modules["jdm_fast.ops.instance_norm"]
-
-SHAPES = [
-    (1, 1, 1, 1),  # minimal: one value, which is its own mean
-    (2, 3, 1, 1),  # one pixel a plane
-    (2, 5, 3, 3),  # smaller than a vector
-    (1, 1, 5, 7),  # one channel: NCHW and channels_last coincide
-    (3, 16, 8, 8),  # whole vectors
-    (2, 33, 7, 11),  # channels and pixels not multiples of anything
-    (2, 130, 9, 4),  # channels_last: whole blocks of vectors and a rest
-    (1, 3, 129, 65),  # few planes, each larger than a span, shared by threads
-    (9, 4, 65, 64),  # planes handed out whole, each of more than one span
-    (1, 64, 96, 96),  # large: many pieces and threads in both layouts
-    (0, 3, 4, 4),  # empty batch
-    (2, 0, 4, 4),  # no channels
-    (2, 3, 0, 4),  # no pixels
-]
-OPTIONS = [  # activation, affine, residual
-    ("none", False, False),
-    ("relu", True, False),
-    ("relu", False, True),
-    ("leaky_relu", True, True),
-]
-SLOPE = 0.2
-LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-
-
-def make_inputs(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    layout: torch.memory_format = torch.contiguous_format,
-    *,
-    affine: bool = True,
-    residual: bool = True,
-    mean: float = 0.5,
-    device: torch.device | str = "cpu",
-) -> dict[str, Tensor | None]:
-    """x, weight, bias, residual: normal values; weight and bias in the accumulation type, as a network has them."""
-    generator = torch.Generator().manual_seed(sum(shape) + 1)
-    normal = lambda *size: torch.randn(size, generator=generator, dtype=torch.float64)  # noqa: E731
-    sums = torch.float64 if dtype == torch.float64 else torch.float32
-    x = (mean + normal(*shape)).to(device, dtype).contiguous(memory_format=layout)
-    other = normal(*shape).to(device, dtype).contiguous(memory_format=layout)
-    weight, bias = 1 + 0.5 * normal(shape[1]), 0.5 * normal(shape[1])
-    return {
-        "x": x,
-        "weight": weight.to(device, sums) if affine else None,
-        "bias": bias.to(device, sums) if affine else None,
-        "residual": other if residual else None,
-    }
-
-
-def to_double(inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {name: None if tensor is None else tensor.double() for name, tensor in inputs.items()}
-
-
-def eager(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, activation: str) -> Tensor:
-    """What a user would write without this package, in the dtype of x."""
-    if x.shape[2] * x.shape[3] == 1:  # F.instance_norm refuses a single pixel in training mode
-        y = torch.zeros_like(x) if weight is None else torch.zeros_like(x) + bias.to(x.dtype).view(1, -1, 1, 1)
-    else:
-        vectors = (None if v is None else v.to(x.dtype) for v in (weight, bias))
-        y = F.instance_norm(x, None, None, *vectors)
-    y = {"none": lambda t: t, "relu": F.relu, "leaky_relu": lambda t: F.leaky_relu(t, SLOPE)}[activation](y)
-    return y if residual is None else y + residual
-
-
-def run(inputs: dict[str, Tensor | None], activation: str) -> Tensor:
-    return ops.instance_norm(**inputs, activation=activation, negative_slope=SLOPE)
-
-
-def exact_value(inputs: dict[str, Tensor | None], activation: str) -> Tensor:
-    return ops.reference.instance_norm(**to_double(inputs), activation=activation, negative_slope=SLOPE)
+module = importlib.import_module("jdm_fast.ops.instance_norm")  # the attribute of that name is the function
+# What the plain implementation says of planes without pixels, which are tested here on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:var_mean:UserWarning")
 
 
 # ---- values and gradients
@@ -100,7 +40,11 @@ def exact_value(inputs: dict[str, Tensor | None], activation: str) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @layouts
 def test_values(
-    shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype, device: torch.device, assert_accurate: Callable
+    shape: tuple[int, ...],
+    layout: torch.memory_format,
+    dtype: torch.dtype,
+    device: torch.device,
+    assert_accurate: Callable,
 ) -> None:
     for activation, affine, residual in OPTIONS:
         inputs = make_inputs(shape, dtype, layout, affine=affine, residual=residual, device=device)
@@ -115,7 +59,11 @@ def test_values(
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @layouts
 def test_gradients(
-    shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype, device: torch.device, assert_accurate: Callable
+    shape: tuple[int, ...],
+    layout: torch.memory_format,
+    dtype: torch.dtype,
+    device: torch.device,
+    assert_accurate: Callable,
 ) -> None:
     generator = torch.Generator().manual_seed(5)
     dy64 = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -123,11 +71,13 @@ def test_gradients(
         inputs = make_inputs(shape, dtype, layout, affine=affine, residual=residual, device=device)
         dy = dy64.to(device, dtype).contiguous(memory_format=layout)
         value = inputs["x"].to(torch.promote_types(dtype, torch.float32))
-        # Where t is within rounding of the kink both slopes are right: no gradient there, so that errors show and ties do not.
+        # Where t is within rounding of the kink both slopes are right: no gradient there.
         t = ops.reference.instance_norm(value, inputs["weight"], inputs["bias"])
         dy = torch.where(t.abs() < 1e-4, torch.zeros_like(dy), dy)
 
-        def gradients(function: Callable[..., Tensor], tensors: dict[str, Tensor | None], dy: Tensor) -> dict[str, Tensor]:
+        def gradients(
+            function: Callable[..., Tensor], tensors: dict[str, Tensor | None], dy: Tensor
+        ) -> dict[str, Tensor]:
             leaves = {name: t.detach().requires_grad_() for name, t in tensors.items() if t is not None}
             y = function(**{name: leaves.get(name) for name in tensors})
             return dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), dy), strict=True))
@@ -201,72 +151,6 @@ def test_rounding_of_16_bit_outputs(dtype: torch.dtype, device: torch.device) ->
     values = values[values.isfinite()][: 63 * 1007].view(1, 63, 19, 53).to(device)
     y = ops.instance_norm(torch.zeros_like(values), residual=values)
     assert torch.equal(y, values + torch.zeros_like(values))
-
-
-# ---- derivatives
-
-
-@pytest.mark.parametrize("activation", module.ACTIVATIONS)
-def test_gradcheck_first_and_second_order(activation: str) -> None:
-    for layout in LAYOUTS.values():
-        inputs = make_inputs((2, 3, 4, 3), torch.float64, layout)
-        tensors = tuple(tensor.requires_grad_() for tensor in inputs.values())
-
-        def function(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-            return run({"x": x, "weight": weight, "bias": bias, "residual": residual}, activation)
-
-        assert torch.autograd.gradcheck(function, tensors)
-        assert torch.autograd.gradgradcheck(function, tensors)
-
-        def plain(x: Tensor) -> Tensor:
-            return ops.instance_norm(x, activation=activation, eps=0.3)
-
-        assert torch.autograd.gradgradcheck(plain, tensors[:1])
-
-
-def test_third_order() -> None:
-    x = torch.randn(1, 2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-
-    def second(x: Tensor) -> Tensor:
-        y = ops.instance_norm(x, eps=0.3)
-        (first,) = torch.autograd.grad((y**2 * torch.arange(8.0).view_as(x)).sum(), x, create_graph=True)
-        return torch.autograd.grad((first**3).sum(), x, create_graph=True)[0]
-
-    assert torch.autograd.gradcheck(second, (x,))
-
-
-def test_gradient_penalty_equals_plain_pytorch() -> None:
-    """The case of a Wasserstein critic with this norm in it: the gradient of a gradient, in float32 and channels_last."""
-    results = []
-    for function in (ops.instance_norm, ops.reference.instance_norm):
-        inputs = make_inputs((2, 8, 9, 7), torch.float32, torch.channels_last, residual=False)
-        x, weight = inputs["x"].requires_grad_(), inputs["weight"].requires_grad_()
-        y = function(x, weight, inputs["bias"], activation="leaky_relu")
-        (gradient,) = torch.autograd.grad((y * y.detach().cos()).sum(), x, create_graph=True)
-        results.append(torch.autograd.grad((gradient.flatten(1).norm(dim=1) - 1).square().sum(), (x, weight)))
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_incoming_gradients_of_any_stride(device: torch.device) -> None:
-    """sum().backward() sends an expanded gradient (all strides 0); a transposed one comes from a permute."""
-    inputs = make_inputs((2, 6, 10, 9), torch.float32, device=device)
-    x = inputs["x"].requires_grad_()
-    shape = x.shape
-    for dy in (torch.ones((), device=device).expand(shape), torch.randn(2, 6, 9, 10, device=device).transpose(2, 3)):
-        (ours,) = torch.autograd.grad(run(inputs, "relu"), x, dy)
-        (expected,) = torch.autograd.grad(run(inputs, "relu"), x, dy.contiguous())
-        assert torch.equal(ours, expected)
-
-
-def test_only_what_is_asked_for() -> None:
-    inputs = make_inputs((2, 4, 5, 5), torch.float32)
-    for name in inputs:
-        leaves = {key: tensor.detach().requires_grad_(key == name) for key, tensor in inputs.items()}
-        run(leaves, "relu").sum().backward()
-        assert {key for key, tensor in leaves.items() if tensor.grad is not None} == {name}
-    with torch.no_grad():
-        assert not run(inputs | {"x": inputs["x"].requires_grad_()}, "relu").requires_grad
 
 
 # ---- strides, dtypes, threads, instruction sets
@@ -376,7 +260,7 @@ def test_every_instruction_set_gives_the_same(tmp_path: Path) -> None:
     for level in levels[1:]:
         for expected, actual in zip(results["default"], results[level], strict=True):
             difference = (expected.double() - actual.double()).abs() / expected.double().abs().max().clamp(min=1)
-            # A value of t that rounds to the other side of the kink moves one gradient by a finite amount: allow 1 in 1000.
+            # A t that rounds to the other side of the kink moves one gradient by a finite amount: allow 1 in 1000.
             wrong = (difference > allowed[expected.dtype]).double().mean().item()
             assert wrong <= 1e-3, f"{level}, {expected.dtype}, {list(expected.shape)}: {wrong:.2%} of the values differ"
 
@@ -394,94 +278,6 @@ def test_one_openmp_runtime() -> None:
         pytest.skip("no /proc/self/maps on this system to look into")
     libraries = {line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line or "libomp" in line}
     assert len(libraries) == 1, libraries
-
-
-# ---- the plain PyTorch implementation behind the same schema
-
-
-@layouts
-def test_fallback_agrees_with_the_kernel(layout: torch.memory_format) -> None:
-    for shape in ((2, 5, 6, 7), (1, 1, 5, 4), (0, 3, 4, 4), (2, 3, 1, 1)):
-        for activation, affine, residual in OPTIONS:
-            x, weight, bias, other = make_inputs(shape, torch.float32, layout, affine=affine, residual=residual).values()
-            options = (activation, SLOPE, 1e-5)
-            ours = torch.ops.jdm_fast.instance_norm(x, weight, bias, other, *options)
-            plain = module._forward_reference(x, weight, bias, other, *options)
-            _, mean, rstd = ours
-            dy = torch.ones_like(x)
-            ours += torch.ops.jdm_fast.instance_norm_backward(dy, x, mean, rstd, weight, bias, *options)
-            plain += module._backward_reference(dy, x, mean, rstd, weight, bias, *options)
-            for a, b in zip(ours, plain, strict=True):
-                torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
-                assert a.numel() == 0 or a.stride() == b.stride()
-
-
-# ---- torch.library and torch.compile
-
-
-@layouts
-def test_opcheck(layout: torch.memory_format) -> None:
-    forward, backward = torch.ops.jdm_fast.instance_norm.default, torch.ops.jdm_fast.instance_norm_backward.default
-    options = ("leaky_relu", SLOPE, 1e-5)
-    for shape, dtype in (((2, 3, 5, 4), torch.float32), ((1, 1, 4, 4), torch.bfloat16), ((0, 3, 4, 4), torch.float32)):
-        x, weight, bias, residual = make_inputs(shape, dtype, layout).values()
-        y, mean, rstd = forward(x, weight, bias, residual, *options)
-        x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), residual.requires_grad_()
-        torch.library.opcheck(forward, (x, weight, bias, residual, *options))
-        torch.library.opcheck(backward, (y, x, mean, rstd, weight, bias, *options))
-    torch.library.opcheck(forward, (x, None, None, None, *options))
-
-
-def test_compile_fullgraph_forward_and_backward() -> None:
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-
-    def block(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y = ops.instance_norm(x * 2, weight, bias, residual=x, activation="relu")
-        return ops.instance_norm(y, activation="leaky_relu").sin()
-
-    torch._dynamo.reset()
-    compiled = torch.compile(block, fullgraph=True, dynamic=False, backend=counter)
-    for seed in range(3):
-        torch.manual_seed(seed)
-        inputs = [torch.randn(2, 6, 8, 9), torch.randn(6), torch.randn(6)]
-        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
-        results = []
-        for function in (block, compiled):
-            leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-            y = function(*leaves)
-            assert y.is_contiguous(memory_format=torch.channels_last)
-            results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
-        for ours, expected in zip(*results, strict=True):
-            torch.testing.assert_close(ours, expected)
-    assert counter.frame_count == 1, "compiled again for inputs that differ only in their values"
-
-
-def test_compile_dynamic_shapes() -> None:
-    torch._dynamo.reset()
-    compiled = torch.compile(
-        lambda x: ops.instance_norm(x, activation="relu"), fullgraph=True, dynamic=True, backend="aot_eager"
-    )
-    for size in (5, 8, 11):
-        x = torch.randn(2, 3, size, size + 1, requires_grad=True)
-        torch.testing.assert_close(compiled(x), ops.instance_norm(x, activation="relu"))
-
-
-def test_inductor() -> None:
-    """The default backend relies on the fake's strides being the kernel's. No other op here, so it has no C++ to compile."""
-    torch._dynamo.reset()
-
-    def function(x: Tensor, weight: Tensor) -> Tensor:
-        return ops.instance_norm(x, weight, residual=x, activation="relu")
-
-    x = torch.randn(2, 6, 8, 9).contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(6, requires_grad=True)
-    dy = torch.randn_like(x)
-    results = []
-    for candidate in (function, torch.compile(function, fullgraph=True)):
-        y = candidate(x, weight)
-        results.append([y, *torch.autograd.grad(y, (x, weight), dy)])
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected)
 
 
 # ---- bad arguments

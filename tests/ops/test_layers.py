@@ -36,7 +36,9 @@ def test_starts_and_resets_as_torch_does() -> None:
 def test_fused_equals_unfused(layout: torch.memory_format) -> None:
     """A residual block and a leaky layer, gradients included."""
     torch.manual_seed(0)
-    fused = nn.ModuleList([InstanceNorm(8, activation="relu"), InstanceNorm(8, activation="leaky_relu", negative_slope=0.2)])
+    fused = nn.ModuleList(
+        [InstanceNorm(8, activation="relu"), InstanceNorm(8, activation="leaky_relu", negative_slope=0.2)]
+    )
     for parameter in fused.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(2, 8, 9, 6).contiguous(memory_format=layout).requires_grad_()

@@ -1,11 +1,12 @@
 // Run-time choice of the CPU instruction set. Knows nothing of torch.
 //
-// A kernel's vector code lives in `cpu/<op>.inl`, is written once with the types of `cpu/vec.inl`, and is compiled once per level
-// (see `cpu/for_each_level.h`), each time in a namespace of its own: `level_default`, `level_avx2`, `level_avx512`.
+// A kernel's vector code lives in `cpu/<op>.inl`, is written once with the types of `cpu/vec.inl`, and is compiled once
+// per level (see `cpu/for_each_level.h`), each time in a namespace of its own: `level_default`, `level_avx2`,
+// `level_avx512`.
 // `<op>_cpu.cpp` picks one of them:
 //
-//   #define JDM_LEVEL_BODY "<op>.inl"       // found beside for_each_level.h; defines e.g. void add(const float*, float*, int64_t)
-//   #include "cpu/for_each_level.h"
+//   #define JDM_LEVEL_BODY "<op>.inl"       // found beside for_each_level.h; defines e.g. void add(const float*,
+//   float*, int64_t) #include "cpu/for_each_level.h"
 //   ...
 //   const auto add = JDM_FOR_CURRENT_LEVEL(add);      // pointer to the function of the level in use
 //
@@ -56,8 +57,9 @@ inline std::vector<std::string> supported_cpu_capabilities() {
   return names;
 }
 
-// The level in use: the best one, or what JDM_FAST_CPU_CAPABILITY=default|avx2|avx512 asks for. The variable is read once, at
-// the first call. Throws std::runtime_error (at every call) if it names no level or one that this machine cannot run.
+// The level in use: the best one, or what JDM_FAST_CPU_CAPABILITY=default|avx2|avx512 asks for. The variable is read
+// once, at the first call. Throws std::runtime_error (at every call) if it names no level or one that this machine
+// cannot run.
 inline CpuCapability cpu_capability() {
   static const CpuCapability level = [] {
     const CpuCapability best = best_cpu_capability();
@@ -85,7 +87,7 @@ Function* select_by_level(Function* on_default, Function* on_avx2, Function* on_
 }  // namespace jdm_fast
 
 #if JDM_X86_LEVELS
-#define JDM_FOR_CURRENT_LEVEL(...)                                                                        \
+#define JDM_FOR_CURRENT_LEVEL(...)                                                                           \
   ::jdm_fast::select_by_level(&::jdm_fast::level_default::__VA_ARGS__, &::jdm_fast::level_avx2::__VA_ARGS__, \
                               &::jdm_fast::level_avx512::__VA_ARGS__)
 #else

@@ -1,6 +1,7 @@
 // The arithmetic of instance norm on contiguous pieces of memory; instance_norm_cpu.cpp cuts the tensors into them.
-// t = (x - mean) * scale + shift with scale = weight * rstd, shift = bias; backward evaluates the same expression, so its mask is
-// the forward's. x - mean comes first because x * scale + (shift - mean * scale) cancels when |mean| is large.
+// t = (x - mean) * scale + shift with scale = weight * rstd, shift = bias; backward evaluates the same expression, so
+// its mask is the forward's. x - mean comes first because x * scale + (shift - mean * scale) cancels when |mean| is
+// large.
 
 template <Activation kActivation, typename A>
 JDM_INLINE Vec<A> activate(Vec<A> t, Vec<A> slope) {
@@ -18,14 +19,14 @@ JDM_INLINE Vec<A> masked_gradient(Vec<A> dy, Vec<A> t, Vec<A> slope) {
 }
 
 // Calls `function<activation>(args...)` for a run-time activation.
-#define JDM_WITH_ACTIVATION(activation, function, ...)        \
-  switch (activation) {                                       \
-    case Activation::kNone:                                   \
-      return function<Activation::kNone>(__VA_ARGS__);        \
-    case Activation::kRelu:                                   \
-      return function<Activation::kRelu>(__VA_ARGS__);        \
-    case Activation::kLeakyRelu:                              \
-      return function<Activation::kLeakyRelu>(__VA_ARGS__);   \
+#define JDM_WITH_ACTIVATION(activation, function, ...)      \
+  switch (activation) {                                     \
+    case Activation::kNone:                                 \
+      return function<Activation::kNone>(__VA_ARGS__);      \
+    case Activation::kRelu:                                 \
+      return function<Activation::kRelu>(__VA_ARGS__);      \
+    case Activation::kLeakyRelu:                            \
+      return function<Activation::kLeakyRelu>(__VA_ARGS__); \
   }
 
 // Independent accumulators, to hide the latency of additions.
@@ -33,9 +34,9 @@ constexpr int kUnroll = 4;
 
 //------------------------------------------------------------------------ NCHW: a span is part of one plane
 
-// Mean of x[0..count-1] and sum of squared deviations from it. One pass over x - pivot, where the pivot is the mean of the first
-// kPivotSpan elements: (pivot - mean)^2 <= variance * count / kPivotSpan whatever the data, so with spans of at most 16 times that
-// the subtraction below loses at most four bits.
+// Mean of x[0..count-1] and sum of squared deviations from it. One pass over x - pivot, where the pivot is the mean of
+// the first kPivotSpan elements: (pivot - mean)^2 <= variance * count / kPivotSpan whatever the data, so with spans of
+// at most 16 times that the subtraction below loses at most four bits.
 template <typename T>
 void span_moments(const T* x, int64_t count, double* mean, double* m2) {
   using A = Accumulator<T>;
@@ -107,8 +108,8 @@ void apply_span(const T* x, const T* residual, T* y, int64_t count, Accumulator<
 }
 
 template <Activation kActivation, typename T, typename A>
-JDM_INLINE void span_gradient_sums_as(const T* dy, const T* x, int64_t count, A mean, A scale, A shift, A slope, A* sum_g,
-                                      A* sum_gd) {
+JDM_INLINE void span_gradient_sums_as(const T* dy, const T* x, int64_t count, A mean, A scale, A shift, A slope,
+                                      A* sum_g, A* sum_gd) {
   constexpr int kSize = Vec<A>::kSize;
   const Vec<A> vmean(mean), vscale(scale), vshift(shift), vslope(slope);
   const int64_t whole = count - count % kSize, unrolled = count - count % (kUnroll * kSize), rest = count - whole;
@@ -160,7 +161,8 @@ JDM_INLINE void apply_span_gradient_as(const T* dy, const T* x, T* dx, int64_t c
   }
   if (rest > 0) {
     const Vec<A> d = load_partial(x + whole, rest) - vmean;
-    const Vec<A> g = masked_gradient<kActivation>(load_partial(dy + whole, rest), multiply_add(d, vscale, vshift), vslope);
+    const Vec<A> g =
+        masked_gradient<kActivation>(load_partial(dy + whole, rest), multiply_add(d, vscale, vshift), vslope);
     store_partial(dx + whole, (g + multiply_add(d, vtilt, voffset)) * vscale, rest);
   }
 }
@@ -173,7 +175,8 @@ void apply_span_gradient(const T* dy, const T* x, T* dx, int64_t count, Accumula
   JDM_WITH_ACTIVATION(activation, apply_span_gradient_as, dy, x, dx, count, mean, scale, shift, slope, offset, tilt)
 }
 
-//------------------------------------------------------------------------ channels_last: rows of C channels, one row a pixel
+//------------------------------------------------------------------------ channels_last: rows of C channels, one row a
+//pixel
 
 // kCount consecutive vectors of channels, or (kCount = 1, `lanes` < kSize) the last few channels.
 template <int kCount, typename T>
@@ -209,22 +212,22 @@ JDM_INLINE void row_moments_block(const T* x, int64_t rows, int64_t channels, in
     }
   }
 
-  A pivots[kCount * kSize] = {}, sums[kCount * kSize] = {}, square_sums[kCount * kSize] = {};
+  A pivots[kCount * kSize], sums[kCount * kSize], square_sums[kCount * kSize];
 #pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j) {
     store(pivots + j * kSize, pivot[j]);
     store(sums + j * kSize, sum[j]);
     store(square_sums + j * kSize, squares[j]);
   }
-  for (int64_t lane = 0; lane < lanes; ++lane) {
+  for (int lane = 0; lane < kCount * kSize && lane < lanes; ++lane) {
     const double shift = sums[lane] / static_cast<double>(rows);
     mean[lane] = pivots[lane] + shift;
     m2[lane] = square_sums[lane] - sums[lane] * shift;
   }
 }
 
-// For every channel the mean over the rows and the sum of squared deviations from it; one pass shifted by a pivot as in span_moments,
-// here the mean of the first kPivotRows rows, so for at most 16 times as many rows.
+// For every channel the mean over the rows and the sum of squared deviations from it; one pass shifted by a pivot as in
+// span_moments, here the mean of the first kPivotRows rows, so for at most 16 times as many rows.
 template <typename T>
 void row_moments(const T* x, int64_t rows, int64_t channels, double* mean, double* m2) {
   constexpr int kSize = Vec<Accumulator<T>>::kSize;
@@ -274,8 +277,8 @@ void apply_rows(const T* x, const T* residual, T* y, int64_t rows, int64_t chann
 }
 
 template <int kCount, Activation kActivation, typename T, typename A>
-JDM_INLINE void row_gradient_sums_block(const T* dy, const T* x, int64_t rows, int64_t channels, int64_t lanes, const A* mean,
-                                        const A* scale, const A* shift, A slope, A* sum_g, A* sum_gd) {
+JDM_INLINE void row_gradient_sums_block(const T* dy, const T* x, int64_t rows, int64_t channels, int64_t lanes,
+                                        const A* mean, const A* scale, const A* shift, A slope, A* sum_g, A* sum_gd) {
   constexpr int kSize = Vec<A>::kSize;
   const bool partial = lanes < kCount * kSize;
   Vec<A> vmean[kCount], vscale[kCount], vshift[kCount], sums[kCount], products[kCount];
@@ -316,14 +319,14 @@ JDM_INLINE void row_gradient_sums_block(const T* dy, const T* x, int64_t rows, i
 }
 
 template <Activation kActivation, typename T, typename A>
-JDM_INLINE void row_gradient_sums_as(const T* dy, const T* x, int64_t rows, int64_t channels, const A* mean, const A* scale,
-                                     const A* shift, A slope, A* sum_g, A* sum_gd) {
+JDM_INLINE void row_gradient_sums_as(const T* dy, const T* x, int64_t rows, int64_t channels, const A* mean,
+                                     const A* scale, const A* shift, A slope, A* sum_g, A* sum_gd) {
   constexpr int kSize = Vec<A>::kSize;
   constexpr int kBlock = JDM_CPU_LEVEL == 2 ? 4 : 2;  // as many as the registers hold
   int64_t c = 0;
   for (; c + kBlock * kSize <= channels; c += kBlock * kSize) {
-    row_gradient_sums_block<kBlock, kActivation>(dy + c, x + c, rows, channels, kBlock * kSize, mean + c, scale + c, shift + c,
-                                                 slope, sum_g + c, sum_gd + c);
+    row_gradient_sums_block<kBlock, kActivation>(dy + c, x + c, rows, channels, kBlock * kSize, mean + c, scale + c,
+                                                 shift + c, slope, sum_g + c, sum_gd + c);
   }
   for (; c < channels; c += kSize) {
     const int64_t lanes = channels - c < kSize ? channels - c : kSize;
@@ -335,8 +338,8 @@ JDM_INLINE void row_gradient_sums_as(const T* dy, const T* x, int64_t rows, int6
 // span_gradient_sums for every channel.
 template <typename T>
 void row_gradient_sums(const T* dy, const T* x, int64_t rows, int64_t channels, const Accumulator<T>* mean,
-                       const Accumulator<T>* scale, const Accumulator<T>* shift, Activation activation, Accumulator<T> slope,
-                       Accumulator<T>* sum_g, Accumulator<T>* sum_gd) {
+                       const Accumulator<T>* scale, const Accumulator<T>* shift, Activation activation,
+                       Accumulator<T> slope, Accumulator<T>* sum_g, Accumulator<T>* sum_gd) {
   JDM_WITH_ACTIVATION(activation, row_gradient_sums_as, dy, x, rows, channels, mean, scale, shift, slope, sum_g, sum_gd)
 }
 
@@ -350,7 +353,8 @@ JDM_INLINE void apply_rows_gradient_as(const T* dy, const T* x, T* dx, int64_t r
     const int64_t at = row * channels;
     for (int64_t c = 0; c < whole; c += kSize) {
       const Vec<A> d = load(x + at + c) - load(mean + c), vscale = load(scale + c);
-      const Vec<A> g = masked_gradient<kActivation>(load(dy + at + c), multiply_add(d, vscale, load(shift + c)), vslope);
+      const Vec<A> g =
+          masked_gradient<kActivation>(load(dy + at + c), multiply_add(d, vscale, load(shift + c)), vslope);
       store(dx + at + c, (g + multiply_add(d, load(tilt + c), load(offset + c))) * vscale);
     }
     if (rest > 0) {
@@ -367,9 +371,10 @@ JDM_INLINE void apply_rows_gradient_as(const T* dy, const T* x, T* dx, int64_t r
 // apply_span_gradient with the constants of every channel.
 template <typename T>
 void apply_rows_gradient(const T* dy, const T* x, T* dx, int64_t rows, int64_t channels, const Accumulator<T>* mean,
-                         const Accumulator<T>* scale, const Accumulator<T>* shift, Activation activation, Accumulator<T> slope,
-                         const Accumulator<T>* offset, const Accumulator<T>* tilt) {
-  JDM_WITH_ACTIVATION(activation, apply_rows_gradient_as, dy, x, dx, rows, channels, mean, scale, shift, slope, offset, tilt)
+                         const Accumulator<T>* scale, const Accumulator<T>* shift, Activation activation,
+                         Accumulator<T> slope, const Accumulator<T>* offset, const Accumulator<T>* tilt) {
+  JDM_WITH_ACTIVATION(activation, apply_rows_gradient_as, dy, x, dx, rows, channels, mean, scale, shift, slope, offset,
+                      tilt)
 }
 
 #undef JDM_WITH_ACTIVATION

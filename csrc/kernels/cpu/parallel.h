@@ -6,9 +6,9 @@
 
 namespace jdm_fast {
 
-// Splits 0..count-1 into at most `num_threads` contiguous ranges, the same ones at every call with the same numbers (so that a
-// second sweep finds in its cache what the first one left there), and calls body(begin, end) for each on its own thread.
-// `body` must not throw. Without OpenMP: one range.
+// Splits 0..count-1 into at most `num_threads` contiguous ranges, the same ones at every call with the same numbers (so
+// that a second sweep finds in its cache what the first one left there), and calls body(begin, end) for each on its own
+// thread. `body` must not throw. Without OpenMP: one range.
 template <typename Body>
 void parallel_ranges(int64_t count, int num_threads, const Body& body) {
   const int64_t ranges = std::max<int64_t>(1, std::min<int64_t>(num_threads, count));

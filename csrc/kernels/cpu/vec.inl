@@ -1,6 +1,6 @@
-// One register of accumulators, for the level that includes this file (see for_each_level.h). Arithmetic uses the compiler's
-// vector extensions; only conversions and partial accesses need intrinsics. Sums of products are written `a * b + c`, which the
-// compiler contracts to a fused multiply-add where the level has one.
+// One register of accumulators, for the level that includes this file (see for_each_level.h). Arithmetic uses the
+// compiler's vector extensions; only conversions and partial accesses need intrinsics. Sums of products are written `a
+// * b + c`, which the compiler contracts to a fused multiply-add where the level has one.
 
 #if JDM_CPU_LEVEL == 2
 constexpr int kVectorBytes = 64;
@@ -77,7 +77,8 @@ JDM_INLINE Vec<A> first_lanes(int64_t count) {
   return result;
 }
 
-//------------------------------------------------------------------------ float16 <-> float32, where the level has no F16C
+//------------------------------------------------------------------------ float16 <-> float32, where the level has no
+//F16C
 
 #if JDM_CPU_LEVEL == 0
 JDM_INLINE float float16_to_float(uint16_t half) {
@@ -117,7 +118,8 @@ JDM_INLINE uint16_t float_to_float16(float value) {
 #endif
 
 //------------------------------------------------------------------------ loads and stores (unaligned), with conversion
-// (AVX-512 conversions take their masked form, since GCC 12 warns of an uninitialised value inside the other's definition.)
+// (AVX-512 conversions take their masked form, since GCC 12 warns of an uninitialised value inside the other's
+// definition.)
 
 typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2)));
@@ -166,7 +168,8 @@ JDM_INLINE void store(BFloat16* p, Vec<float> a) {
 
 JDM_INLINE void store(Float16* p, Vec<float> a) {
 #if JDM_CPU_LEVEL == 2
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, (__m512)a.v, _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xffff, (__m512)a.v, _MM_FROUND_TO_NEAREST_INT));
 #elif JDM_CPU_LEVEL == 1
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)a.v, _MM_FROUND_TO_NEAREST_INT));
 #else
@@ -174,8 +177,8 @@ JDM_INLINE void store(Float16* p, Vec<float> a) {
 #endif
 }
 
-// load_partial: the first `count` elements at p, 0 <= count <= kSize, and zeros. store_partial: the first `count` lanes.
-// Neither touches memory beyond them.
+// load_partial: the first `count` elements at p, 0 <= count <= kSize, and zeros. store_partial: the first `count`
+// lanes. Neither touches memory beyond them.
 #if JDM_CPU_LEVEL == 2
 JDM_INLINE uint32_t lane_mask(int64_t count) { return (1u << count) - 1u; }  // count <= 16
 
@@ -213,15 +216,15 @@ JDM_INLINE void store_partial(T* p, Vec<float> a, int64_t count) {
 }
 #else
 template <typename T>
-JDM_INLINE Vec<Accumulator<T>> load_partial(const T* p, int64_t count) {
-  T lanes[Vec<Accumulator<T>>::kSize] = {};
+JDM_INLINE Vec<Accumulator<T> > load_partial(const T* p, int64_t count) {
+  T lanes[Vec<Accumulator<T> >::kSize] = {};
   __builtin_memcpy(lanes, p, static_cast<size_t>(count) * sizeof(T));
   return load(lanes);
 }
 
 template <typename T>
-JDM_INLINE void store_partial(T* p, Vec<Accumulator<T>> a, int64_t count) {
-  T lanes[Vec<Accumulator<T>>::kSize];
+JDM_INLINE void store_partial(T* p, Vec<Accumulator<T> > a, int64_t count) {
+  T lanes[Vec<Accumulator<T> >::kSize];
   store(lanes, a);
   __builtin_memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
 }

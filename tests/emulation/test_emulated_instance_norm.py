@@ -1,0 +1,186 @@
+"""Every CUDA kernel of instance_norm on the emulated GPU, against float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from jdm_fast.ops import reference
+from tests.emulation.harness import DTYPES, EmulatedGpu, in_every_order, kernels_of
+from tests.ops.conftest import assert_accurate
+
+
+@dataclass(frozen=True)
+class Case:
+    why: str
+    shape: tuple[int, int, int, int]
+    channels_last: bool = False
+    multiprocessors: int = 4
+    offsets: tuple[int, int, int] = (0, 0, 0)  # elements by which the three large tensors miss a vector's boundary
+
+    def __str__(self) -> str:
+        return self.why.replace(" ", "-")
+
+
+CASES = [
+    Case("one pixel", (3, 2, 1, 1)),
+    Case("loose ends of tiny planes", (2, 3, 7, 7)),
+    Case("a warp a plane, not a whole block of them", (1, 5, 16, 16)),
+    Case("a warp a plane, misaligned alike", (1, 3, 15, 17), offsets=(3, 3, 3)),
+    Case("128 threads a plane", (1, 2, 32, 33)),
+    Case("256 threads a plane", (1, 1, 51, 51)),
+    Case("256 threads, 512 backward", (1, 2, 64, 65)),
+    Case("512 threads a plane, 16 bit backward", (1, 1, 97, 97)),
+    Case("512 threads a plane, split in float32 and backward", (1, 1, 131, 131)),
+    Case("split", (1, 1, 182, 182), offsets=(1, 1, 1)),
+    Case("streamed", (1, 2, 182, 183), multiprocessors=1),
+    Case("streamed one by one as tensors lie differently", (2, 3, 7, 7), offsets=(0, 1, 0)),
+    Case("split one by one", (1, 1, 182, 182), offsets=(0, 0, 1)),
+    Case("few channels", (2, 3, 5, 7), channels_last=True, multiprocessors=1),
+    Case("few channels, split", (1, 3, 41, 43), channels_last=True),
+    Case("one channel", (1, 1, 9, 9), channels_last=True),
+    Case("one vector of channels, split", (1, 8, 40, 41), channels_last=True),
+    Case("whole tiles", (2, 64, 8, 8), channels_last=True),
+    Case("a tile with idle lanes, split", (1, 72, 12, 13), channels_last=True),
+    Case("odd channels over two tiles, split", (1, 37, 11, 13), channels_last=True),
+    Case("vectors of channels, misaligned", (1, 24, 5, 5), channels_last=True, offsets=(1, 1, 1)),
+    Case("vectors of channels, misaligned, split", (1, 8, 33, 33), channels_last=True, offsets=(0, 1, 0)),
+]
+
+
+def inputs(shape: tuple[int, ...], dtype: torch.dtype, mean: float = 0.5) -> dict[str, Tensor]:
+    channels = shape[1]
+    return {
+        "x": (torch.randn(shape, dtype=torch.float64) * 2 + mean).to(dtype),
+        "weight": torch.randn(channels, dtype=torch.float64).to(reference.accumulation_dtype(dtype)),
+        "bias": torch.randn(channels, dtype=torch.float64).to(reference.accumulation_dtype(dtype)),
+        "residual": torch.randn(shape, dtype=torch.float64).to(dtype),
+    }
+
+
+def check(
+    gpu: EmulatedGpu, case: Case, tensors: dict[str, Tensor | None], activation: str, negative_slope: float = 0.2
+) -> None:
+    """Values and gradients in every order, against float64; at most twice the error of PyTorch in the same dtype."""
+    x, dtype = tensors["x"], tensors["x"].dtype
+    act = {"activation": activation, "negative_slope": negative_slope}
+    plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
+    y, mean, rstd = in_every_order(gpu, lambda: gpu.instance_norm(**tensors, **act, **plan))
+
+    def differentiable(as_dtype: torch.dtype | None) -> dict[str, Tensor | None]:
+        values = dict(tensors)
+        for name, neutral in (("weight", 1.0), ("bias", 0.0)):  # left out: the same function, and there is a gradient
+            if values[name] is None:
+                values[name] = torch.full((x.shape[1],), neutral, dtype=reference.accumulation_dtype(dtype))
+        return {
+            name: None if value is None else value.to(as_dtype or value.dtype).clone().requires_grad_()
+            for name, value in values.items()
+        }
+
+    exact, baseline = differentiable(torch.float64), differentiable(None)
+    exact_y, baseline_y = (reference.instance_norm(**values, **act) for values in (exact, baseline))
+    a = reference.accumulation_dtype(dtype)
+    statistics = [torch.var_mean(x.to(as_dtype), dim=(2, 3), correction=0) for as_dtype in (torch.float64, a)]
+    exact_rstd, baseline_rstd = ((var + 1e-5).rsqrt() for var, _ in statistics)
+    assert_accurate("y", y, exact_y.detach(), baseline_y.detach())
+    assert_accurate("mean", mean, statistics[0][1], statistics[1][1])
+    assert_accurate("rstd", rstd, exact_rstd, baseline_rstd)
+
+    # Where t is next to 0 a rounding decides whether the gradient passes, in every implementation: let none arrive there.
+    t = reference.instance_norm(*(exact[name] for name in ("x", "weight", "bias"))).detach()
+    dy = torch.randn(x.shape, dtype=torch.float64).where(t.abs() > 0.01, 0.0).to(dtype)
+    weight, bias = tensors["weight"], tensors["bias"]
+    dx, d_weight, d_bias = in_every_order(
+        gpu, lambda: gpu.instance_norm_backward(dy, x, mean, rstd, weight, bias, **act, **plan)
+    )
+    exact_y.backward(dy.double())
+    baseline_y.backward(dy)
+    assert_accurate("dx", dx, exact["x"].grad, baseline["x"].grad)
+    # The exact sums may cancel: compare on the scale of what is added up.
+    scale = dy.double().abs().sum(dim=(0, 2, 3)).clamp(min=1)
+    for name, value in (("weight", d_weight), ("bias", d_bias)):
+        error, allowed = ((g.double() - exact[name].grad) / scale for g in (value.sum(0), baseline[name].grad))
+        floor = 1e-13 if dtype == torch.float64 else 1e-5
+        assert error.abs().max() <= 2 * allowed.abs().max() + floor, f"d_{name}: {error.abs().max():.3g}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients(emulated_gpu: EmulatedGpu, case: Case, dtype: torch.dtype) -> None:
+    check(emulated_gpu, case, inputs(case.shape, dtype), "leaky_relu")
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu"])
+@pytest.mark.parametrize("missing", ["weight", "bias", "residual", "weight bias residual"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.why in {"128 threads a plane", "whole tiles"}], ids=str)
+def test_what_is_left_out(emulated_gpu: EmulatedGpu, case: Case, missing: str, activation: str) -> None:
+    tensors = inputs(case.shape, torch.float32)
+    check(emulated_gpu, case, {**tensors, **dict.fromkeys(missing.split())}, activation)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.shape[2] > 1], ids=str)
+def test_mean_far_larger_than_the_spread(emulated_gpu: EmulatedGpu, case: Case, dtype: torch.dtype) -> None:
+    tensors = inputs(case.shape, dtype, mean=1e4)
+    plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
+    y, mean, rstd = emulated_gpu.instance_norm(**tensors, **plan)
+    exact = {name: value.double() for name, value in tensors.items()}
+    var, exact_mean = torch.var_mean(exact["x"], dim=(2, 3), correction=0)
+    rounding = torch.finfo(dtype).eps
+    # The mean is stored with a rounding of 1e4, and shifts y by as much; the spread suffers nothing like that.
+    assert (mean.double() - exact_mean).abs().max() <= 1e4 * rounding
+    assert (rstd.double() * (var + 1e-5).sqrt() - 1).abs().max() <= max(2e-5 * rounding / 1.2e-7, 1e-12)
+    shift = 2e4 * rounding * float(tensors["weight"].abs().max()) * float(rstd.max())
+    assert (y.double() - reference.instance_norm(**exact)).abs().max() <= shift + 20 * rounding
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_constant_planes_give_the_bias(emulated_gpu: EmulatedGpu, case: Case) -> None:
+    tensors = inputs(case.shape, torch.float32)
+    tensors["x"] = torch.full(case.shape, 3.0)
+    plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
+    y, mean, rstd = emulated_gpu.instance_norm(**tensors, **plan)
+    assert torch.equal(mean, torch.full_like(mean, 3.0))
+    assert torch.allclose(rstd, torch.full_like(rstd, 1e-5**-0.5))
+    assert torch.equal(y, tensors["bias"].view(1, -1, 1, 1) + tensors["residual"])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)], ids=str)
+def test_nothing_to_do(emulated_gpu: EmulatedGpu, shape: tuple[int, ...], channels_last: bool) -> None:
+    tensors = inputs(shape, torch.float32)
+    emulated_gpu.instance_norm(**tensors, channels_last=channels_last)
+    assert emulated_gpu.kernels == []
+    statistics = torch.zeros(shape[:2])
+    _, d_weight, d_bias = emulated_gpu.instance_norm_backward(
+        tensors["x"], tensors["x"], statistics, statistics, channels_last=channels_last
+    )
+    assert torch.equal(d_weight, statistics) and torch.equal(d_bias, statistics)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu, backward: bool) -> None:
+    """A kernel that no case above launches would be untested."""
+    launched: set[str] = set()
+    emulated_gpu.set_order("forward")
+    for case in CASES:
+        plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
+        statistics = torch.ones(case.shape[:2])
+        for dtype in DTYPES:
+            x = torch.zeros(case.shape, dtype=dtype)
+            if backward:
+                emulated_gpu.instance_norm_backward(x, x, statistics, statistics, **plan)
+            else:
+                emulated_gpu.instance_norm(x, **plan)
+            launched |= set(emulated_gpu.kernels)
+    headers = ["cuda/instance_norm_planes.cuh", "cuda/instance_norm_channels.cuh"]
+    kernels = {
+        kernel
+        for kernel in kernels_of(emulated_gpu.path, headers)
+        if any(word in kernel for word in ("backward", "gradient")) == backward
+    }
+    assert len(kernels) > 30
+    assert kernels - launched == set()
