@@ -12,7 +12,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 LOCKS := requirements/lock.txt requirements/nvcc.txt
 SOURCES := $(shell find csrc -type f) setup.py jdm_fast/_toolchain.py
-CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl')
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl')
 
 export MAX_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 # Two architectures keep the build short: code for 8.0 runs on every 8.x, code for 9.0a on Hopper. With a GPU at hand
@@ -69,5 +69,5 @@ $(VENV)/.installed: $(LOCKS) pyproject.toml
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	@set -o pipefail; $(RUN) setup.py -q build_ext --inplace 2>&1 | \
-	sed -E 's|^(\[[0-9]+/[0-9]+\]).* -c -c [^ ]*/(csrc/[^ ]*).*|\1 \2|'
+	sed -uE 's|^(\[[0-9]+/[0-9]+\]).* -c -c [^ ]*/(csrc/[^ ]*).*|\1 \2|'
 	@touch $@

@@ -99,6 +99,9 @@ def check(
     def exact(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         return ops.reference.instance_norm(x, weight, bias, residual=residual, activation="relu")
 
+    # At the kink of ReLU both slopes are right, and which one it is depends on the last bit: no gradient there.
+    with torch.no_grad():
+        dy = torch.where(ops.reference.instance_norm(x, weight, bias).abs() < 1e-4, torch.zeros_like(dy), dy)
     ours = results(function, x, weight, bias, other, dy=dy)
     expected = results(exact, *(t if t is None else t.double() for t in (x, weight, bias, other)), dy=dy.double())
     for a, b in zip(ours, expected, strict=True):

@@ -257,11 +257,12 @@ def cpu_name() -> str:
 
 
 def _kernel_table(checks: list[KernelCheck]) -> Table:
-    table = Table(title="Every kernel against its reference in float64", title_justify="left", box=SIMPLE_HEAD)
+    title = "Largest error of every kernel, against its reference in float64"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("kernel", "direction", "device", "dtype"):
         table.add_column(column, no_wrap=True)
-    table.add_column("max error", justify="right")
-    table.add_column("allowed", justify="right")
+    for column in ("error", "allowed"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for check in checks:
         verdict = "[green]ok[/]" if check.ok else f"[bold red]FAILED[/] {escape(check.problem or '')}".rstrip()

@@ -31,7 +31,7 @@ def jwdm_small() -> TrainConfig[JWDMConfig]:
             embedding_kernel=1,
             critic_width=12,
             critic_layers=3,
-            identity_weight=0.5,
+            identity_weight=1.0,
             init="default",
         ),
         out=Path("runs/jwdm-small"),

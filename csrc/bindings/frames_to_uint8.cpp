@@ -1,6 +1,7 @@
 // torch.ops.jdm_fast.frames_to_uint8. Schema and fake: jdm_fast/ops/frames_to_uint8.py.
-#include "bindings/common.h"
 #include "kernels/frames_to_uint8.h"
+
+#include "bindings/common.h"
 
 namespace jdm_fast {
 namespace {

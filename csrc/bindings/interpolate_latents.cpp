@@ -1,7 +1,8 @@
 // torch.ops.jdm_fast.interpolate_latents and interpolate_latents_backward. Schemas, fakes and derivatives:
 // jdm_fast/ops/interpolate_latents.py.
-#include "bindings/common.h"
 #include "kernels/interpolate_latents.h"
+
+#include "bindings/common.h"
 
 namespace jdm_fast {
 namespace {

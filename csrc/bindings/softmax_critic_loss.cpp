@@ -1,10 +1,11 @@
 // torch.ops.jdm_fast.softmax_critic_loss. Schema, fake and derivatives: jdm_fast/ops/softmax_critic_loss.py.
+#include "kernels/softmax_critic_loss.h"
+
 #include <ATen/ops/zeros.h>
 
 #include <tuple>
 
 #include "bindings/common.h"
-#include "kernels/softmax_critic_loss.h"
 
 namespace jdm_fast {
 namespace {

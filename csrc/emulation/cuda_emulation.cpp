@@ -165,9 +165,9 @@ void Machine::complete_warp(unsigned warp, unsigned mask) {
   for (unsigned i = 0; i < lane_count; ++i) {
     if (!(arrived >> i & 1)) continue;
     const unsigned source = lanes[i].source_lane;
-    lanes[i].result = kind == Collective::kBallot      ? ballot
+    lanes[i].result = kind == Collective::kBallot              ? ballot
                       : source < 32 && (arrived >> source & 1) ? lanes[source].value
-                                                       : ~uint64_t{0};
+                                                               : ~uint64_t{0};
     lanes[i].state = State::kReady;
   }
 }
@@ -236,7 +236,8 @@ void check_limits(const LaunchRecord& launch, size_t allowed_dynamic, size_t par
   require(launch.dynamic_shared_bytes <= allowed_dynamic,
           std::to_string(launch.dynamic_shared_bytes) + " bytes of dynamic shared memory, allowed " +
               std::to_string(allowed_dynamic) + " (48 KiB unless raised by cudaFuncSetAttribute)");
-  require(parameter_bytes <= kMaxParameterBytes, std::to_string(parameter_bytes) + " bytes of parameters, allowed 4096");
+  require(parameter_bytes <= kMaxParameterBytes,
+          std::to_string(parameter_bytes) + " bytes of parameters, allowed 4096");
 }
 
 }  // namespace
@@ -265,8 +266,8 @@ void run_grid(const LaunchRecord& launch, const void* kernel, size_t parameter_b
 
 void allow_dynamic_shared(const void* kernel, size_t bytes) {
   if (bytes > kMaxOptInSharedBytes) {
-    throw Error("cudaFuncSetAttribute: " + std::to_string(bytes) + " bytes of dynamic shared memory, the hardware has " +
-                std::to_string(kMaxOptInSharedBytes));
+    throw Error("cudaFuncSetAttribute: " + std::to_string(bytes) +
+                " bytes of dynamic shared memory, the hardware has " + std::to_string(kMaxOptInSharedBytes));
   }
   machine.allowed_dynamic_shared[kernel] = bytes;
 }

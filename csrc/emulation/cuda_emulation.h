@@ -1,10 +1,11 @@
 // The CUDA execution model on one host thread, for testing kernels on a machine without a GPU.
 //
-// A CUDA source compiled by a host compiler sees this header in place of the CUDA runtime (`kernels/cuda/device.cuh` makes the
-// switch). Every thread of a block is a fiber with its own stack; fibers run one at a time, from one synchronisation
-// point to the next, in an order the test chooses. Whatever a kernel may not rely on is made visible: shared memory starts as
-// 0xFF bytes (NaN in every floating type), each shared array is an allocation of its own (so AddressSanitizer guards its ends),
-// and a launch or a barrier that the hardware would refuse, hang on or leave undefined throws `cuda_emulation::Error`.
+// A CUDA source compiled by a host compiler sees this header in place of the CUDA runtime (`kernels/cuda/device.cuh`
+// makes the switch). Every thread of a block is a fiber with its own stack; fibers run one at a time, from one
+// synchronisation point to the next, in an order the test chooses. Whatever a kernel may not rely on is made visible:
+// shared memory starts as 0xFF bytes (NaN in every floating type), each shared array is an allocation of its own (so
+// AddressSanitizer guards its ends), and a launch or a barrier that the hardware would refuse, hang on or leave
+// undefined throws `cuda_emulation::Error`.
 //
 // Only what the kernels use is here. README.md says what the emulation cannot see.
 #pragma once
@@ -51,14 +52,15 @@ inline constexpr int warpSize = 32;
 
 namespace cuda_emulation {
 
-// A launch that breaks a limit, a deadlock, divergent or mismatched synchronisation, a misaligned vector access. The message
-// names the kernel, the block and what the threads were doing.
+// A launch that breaks a limit, a deadlock, divergent or mismatched synchronisation, a misaligned vector access. The
+// message names the kernel, the block and what the threads were doing.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// Order in which the blocks of a launch, and the ready threads of a block, run. A correct kernel gives the same result in all.
+// Order in which the blocks of a launch, and the ready threads of a block, run. A correct kernel gives the same result
+// in all.
 enum class Order : int { kForward = 0, kReverse = 1, kRandom = 2 };
 
 void set_order(Order order, uint64_t seed);  // `seed` matters for kRandom only
@@ -122,8 +124,9 @@ struct Launcher<kKernel> {
   void operator()(Parameters... parameters) const {
     auto closure = [&] { kKernel(parameters...); };  // copied parameters, as at a real launch
     using Closure = decltype(closure);
-    run_grid({kernel_name<kKernel>(), grid, block, dynamic_shared_bytes, stream}, reinterpret_cast<const void*>(kKernel),
-             (size_t{0} + ... + sizeof(Parameters)), [](void* p) { (*static_cast<Closure*>(p))(); }, &closure);
+    run_grid(
+        {kernel_name<kKernel>(), grid, block, dynamic_shared_bytes, stream}, reinterpret_cast<const void*>(kKernel),
+        (size_t{0} + ... + sizeof(Parameters)), [](void* p) { (*static_cast<Closure*>(p))(); }, &closure);
   }
 };
 
@@ -133,7 +136,8 @@ Launcher<kKernel> launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, voi
 }
 
 template <typename T, size_t kCount>
-T (&shared_array(const void* site))[kCount] {
+T (&shared_array(const void* site))
+[kCount] {
   static_assert(std::is_trivial_v<T>, "shared memory is not initialised: its element type may not have a constructor");
   return *static_cast<T(*)[kCount]>(static_shared(site, sizeof(T) * kCount));
 }
@@ -189,8 +193,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, const char* file = __builtin_FILE(),
                               int line = __builtin_LINE()) {
-  return static_cast<unsigned>(cuda_emulation::detail::meet(cuda_emulation::detail::Collective::kBallot, mask,
-                                                            predicate != 0, 0, file, line));
+  return static_cast<unsigned>(
+      cuda_emulation::detail::meet(cuda_emulation::detail::Collective::kBallot, mask, predicate != 0, 0, file, line));
 }
 
 template <typename T>

@@ -1,5 +1,5 @@
-// The CUDA launchers on the emulation, with C linkage for the tests. Each function returns nullptr, or what went wrong (valid
-// until the next call).
+// The CUDA launchers on the emulation, with C linkage for the tests. Each function returns nullptr, or what went wrong
+// (valid until the next call).
 #include <cstdint>
 #include <exception>
 #include <string>
@@ -56,7 +56,8 @@ void emulation_half_to_float(const uint16_t* from, float* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = cuda_emulation::half_to_float(from[i]);
 }
 
-int64_t emulation_instance_norm_workspace(const jdm_fast::InstanceNormShape* shape, bool backward, int multiprocessors) {
+int64_t emulation_instance_norm_workspace(const jdm_fast::InstanceNormShape* shape, bool backward,
+                                          int multiprocessors) {
   return static_cast<int64_t>(jdm_fast::instance_norm_workspace_cuda(*shape, backward, multiprocessors));
 }
 
@@ -82,7 +83,8 @@ const char* emulation_interpolate_latents_backward(const jdm_fast::InterpolateLa
   return guarded([&] { jdm_fast::interpolate_latents_backward_cuda(*shape, dy, coefficients, dz, stream); });
 }
 
-const char* emulation_frames_to_uint8(const jdm_fast::FramesToUint8Shape* shape, const void* x, uint8_t* y, void* stream) {
+const char* emulation_frames_to_uint8(const jdm_fast::FramesToUint8Shape* shape, const void* x, uint8_t* y,
+                                      void* stream) {
   return guarded([&] { jdm_fast::frames_to_uint8_cuda(*shape, x, y, stream); });
 }
 

@@ -1,5 +1,5 @@
-// A stack to run on, and the switch to it and back: the only machine-dependent part of the emulation. x86-64 switches in
-// a few instructions; elsewhere (or with -DJDM_EMULATION_UCONTEXT) the C library's ucontext does it.
+// A stack to run on, and the switch to it and back: the only machine-dependent part of the emulation. x86-64 switches
+// in a few instructions; elsewhere (or with -DJDM_EMULATION_UCONTEXT) the C library's ucontext does it.
 #pragma once
 
 #include <sys/mman.h>
@@ -56,7 +56,8 @@ class Fiber {
   using Entry = void (*)();  // must end by switching back for good
 
   Fiber() {
-    // Below the stack lies a page that cannot be touched: an overflow stops the program instead of corrupting a neighbour.
+    // Below the stack lies a page that cannot be touched: an overflow stops the program instead of corrupting a
+    // neighbour.
     memory_ = static_cast<char*>(
         mmap(nullptr, kGuardBytes + kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (memory_ == MAP_FAILED || mprotect(stack(), kStackBytes, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();

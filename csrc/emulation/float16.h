@@ -1,5 +1,5 @@
-// 16-bit floating point in plain C++: what the conversion instructions of the GPU compute, bit for bit (round to nearest, ties
-// to even; NaN stays NaN; subnormals are kept).
+// 16-bit floating point in plain C++: what the conversion instructions of the GPU compute, bit for bit (round to
+// nearest, ties to even; NaN stays NaN; subnormals are kept).
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,8 @@ inline uint16_t float_to_half(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return 0x7fff;
   if (magnitude >= 0x477ff000u) return sign | 0x7c00;  // 65520 and above round to infinity
-  if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24, which adding 1/2 makes the unit of a float's last place
+  if (magnitude <
+      0x38800000u) {  // below 2^-14: a multiple of 2^-24, which adding 1/2 makes the unit of a float's last place
     return static_cast<uint16_t>(sign | (float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f)));
   }
   return static_cast<uint16_t>(sign | (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1)) >> 13);

@@ -1,7 +1,6 @@
 // Launcher of frames_to_uint8.
-#include "frames_to_uint8.h"
-
 #include "frames_to_uint8.cuh"
+#include "frames_to_uint8.h"
 
 namespace jdm_fast {
 namespace cuda {
@@ -11,7 +10,8 @@ template <typename T, int kChannels>
 void launch_interleave_vector(const FramesToUint8Shape& shape, const T* x, uint8_t* y, void* stream) {
   const int64_t per_image = shape.pixels / kVectorElements<T>;
   const int64_t groups = shape.batch * per_image;
-  JDM_LAUNCH((interleave_frames_vector<T, kChannels>), grid_size(ceil_divide(groups, kFrameThreads)), kFrameThreads, 0, stream)
+  JDM_LAUNCH((interleave_frames_vector<T, kChannels>), grid_size(ceil_divide(groups, kFrameThreads)), kFrameThreads, 0,
+             stream)
   (x, y, groups, per_image, shape.tanh);
 }
 
@@ -25,8 +25,8 @@ void launch_frames(const FramesToUint8Shape& shape, const T* x, uint8_t* y, void
     const int64_t count = pixels * shape.channels;
     if constexpr (kVectorised) {
       if (aligned) {
-        JDM_LAUNCH((convert_frames<T, kVector>), grid_size(ceil_divide(count, kFrameThreads * kVector)), kFrameThreads, 0,
-                   stream)
+        JDM_LAUNCH((convert_frames<T, kVector>), grid_size(ceil_divide(count, kFrameThreads * kVector)), kFrameThreads,
+                   0, stream)
         (x, y, count, shape.tanh);
         return;
       }

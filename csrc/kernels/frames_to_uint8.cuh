@@ -1,5 +1,6 @@
-// Network output to picture bytes on the device. A thread turns kPixels neighbouring pixels into kPixels * C neighbouring
-// bytes, so the planes of [N, C, H*W] are read along themselves and the interleaved picture is written along itself.
+// Network output to picture bytes on the device. A thread turns kPixels neighbouring pixels into kPixels * C
+// neighbouring bytes, so the planes of [N, C, H*W] are read along themselves and the interleaved picture is written
+// along itself.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -30,12 +31,11 @@ __device__ __forceinline__ void store_bytes(uint8_t* address, const uint8_t (&by
 
 // One vector of pixels of all channels a thread. Needs pixels to be a multiple of the vector.
 template <typename T, int kChannels>
-__global__ void __launch_bounds__(kFrameThreads)
-    interleave_frames_vector(const T* x,                // [N, C, H*W]
-                             uint8_t* y,                // [N, H*W, C]
-                             int64_t groups,            // N * H*W / vector
-                             int64_t groups_per_image,  // H*W / vector
-                             bool with_tanh) {
+__global__ void __launch_bounds__(kFrameThreads) interleave_frames_vector(const T* x,                // [N, C, H*W]
+                                                                          uint8_t* y,                // [N, H*W, C]
+                                                                          int64_t groups,            // N * H*W / vector
+                                                                          int64_t groups_per_image,  // H*W / vector
+                                                                          bool with_tanh) {
   constexpr int kPixels = kVectorElements<T>;
   const int64_t group = static_cast<int64_t>(blockIdx.x) * kFrameThreads + threadIdx.x;
   if (group >= groups) return;
@@ -66,10 +66,9 @@ __global__ void __launch_bounds__(kFrameThreads)
 
 // x and y in the same order: kVector elements a thread, the last ones alone.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kFrameThreads)
-    convert_frames(const T* x,    // [count]
-                   uint8_t* y,    // [count]
-                   int64_t count, bool with_tanh) {
+__global__ void __launch_bounds__(kFrameThreads) convert_frames(const T* x,  // [count]
+                                                                uint8_t* y,  // [count]
+                                                                int64_t count, bool with_tanh) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kFrameThreads + threadIdx.x) * kVector;
   if constexpr (kVector > 1) {
     if (first + kVector <= count) {

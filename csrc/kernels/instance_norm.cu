@@ -1,7 +1,6 @@
 // Forward launchers of instance norm: choose the kernels (cuda/instance_norm_plan.h), then launch them.
-#include "instance_norm.h"
-
 #include "cuda/instance_norm_plan.h"
+#include "instance_norm.h"
 
 namespace jdm_fast {
 namespace cuda {
@@ -26,8 +25,8 @@ NormForward<T> make_args(const InstanceNormShape& shape, const InstanceNormForwa
 template <typename T, int kThreads, int kVectors>
 void launch_resident(const NormForward<T>& args, int64_t planes, void* stream) {
   constexpr int kBlock = kThreads == 32 ? 128 : kThreads;
-  JDM_LAUNCH((planes_forward_resident<T, kThreads, kVectors>), grid_size(ceil_divide(planes, kBlock / kThreads)), kBlock, 0,
-             stream)
+  JDM_LAUNCH((planes_forward_resident<T, kThreads, kVectors>), grid_size(ceil_divide(planes, kBlock / kThreads)),
+             kBlock, 0, stream)
   (args, planes);
 }
 
@@ -47,7 +46,8 @@ void launch_planes(const NormForward<T>& args, int64_t planes, const NormPlan& p
 }
 
 template <typename T, int kVector>
-void launch_channels(const NormForward<T>& args, int64_t batch, const TileLayout& layout, void* workspace, void* stream) {
+void launch_channels(const NormForward<T>& args, int64_t batch, const TileLayout& layout, void* workspace,
+                     void* stream) {
   using A = Accumulator<T>;
   auto* const partials = static_cast<Moments<A>*>(workspace);
   const unsigned grid = grid_size(batch * layout.tiles * layout.splits);
@@ -56,8 +56,9 @@ void launch_channels(const NormForward<T>& args, int64_t batch, const TileLayout
     return;
   }
   JDM_LAUNCH((channels_partial_moments<T, kVector>), grid, kTileThreads, 0, stream)(args, partials, layout);
-  JDM_LAUNCH((channels_combine_moments<A>), grid_size(batch * ceil_divide(args.channels, 32)), kCombineThreads, 0, stream)
-  (partials, layout.splits, args.channels, args.eps, args.mean, args.rstd);
+  JDM_LAUNCH((channels_combine_moments<T>), grid_size(batch * ceil_divide(args.channels, 32)), kCombineThreads, 0,
+             stream)
+  (args, partials, layout.splits);
   JDM_LAUNCH((channels_forward<T, kVector, true>), grid, kTileThreads, 0, stream)(args, layout);
 }
 
@@ -68,7 +69,8 @@ void launch_forward(const InstanceNormShape& shape, const NormPlan& plan, const 
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
   if (shape.channels_last) {
     if constexpr (kVectorised) {
-      if (channels_vector(shape) == kVector && vector_aligned(args.x, args.residual, args.y)) {
+      if (channels_vector(shape) == kVector &&
+          vector_aligned(args.x, args.residual, args.y, args.weight, args.bias, args.mean, args.rstd)) {
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), workspace, stream);
       }
     }

@@ -39,8 +39,8 @@ struct NormBackward {
   A slope;
 };
 
-// One channel of one sample: t = (x - mean) * scale + bias with scale = rstd * weight. The mean is subtracted first: folding
-// it into the bias would cancel when it is large.
+// One channel of one sample: t = (x - mean) * scale + bias with scale = rstd * weight. The mean is subtracted first:
+// folding it into the bias would cancel when it is large.
 template <typename A>
 struct Channel {
   A mean;
@@ -72,7 +72,8 @@ __device__ __forceinline__ A masked_gradient(const Channel<A>& channel, A slope,
   return t > A(0) ? dy : slope * dy;
 }
 
-// The sums the backward pass needs of each plane are (sum of g, sum of g * (x - mean)); times rstd, the second is d_weight.
+// The sums the backward pass needs of each plane are (sum of g, sum of g * (x - mean)); times rstd, the second is
+// d_weight.
 template <typename A>
 __device__ __forceinline__ void add_gradient(Sums<A>& sums, const Channel<A>& channel, A slope, A x, A dy) {
   const A g = masked_gradient(channel, slope, x, dy);

@@ -1,4 +1,5 @@
-// Backward launchers of instance norm; the forward ones are in instance_norm.cu. Two files because they compile side by side.
+// Backward launchers of instance norm; the forward ones are in instance_norm.cu. Two files because they compile side by
+// side.
 #include "cuda/instance_norm_plan.h"
 #include "instance_norm.h"
 
@@ -32,8 +33,8 @@ __global__ void __launch_bounds__(kStreamThreads) zero_parameter_gradients(A* d_
 template <typename T, int kThreads, int kVectors>
 void launch_resident(const NormBackward<T>& args, int64_t planes, void* stream) {
   constexpr int kBlock = kThreads == 32 ? 128 : kThreads;
-  JDM_LAUNCH((planes_backward_resident<T, kThreads, kVectors>), grid_size(ceil_divide(planes, kBlock / kThreads)), kBlock, 0,
-             stream)
+  JDM_LAUNCH((planes_backward_resident<T, kThreads, kVectors>), grid_size(ceil_divide(planes, kBlock / kThreads)),
+             kBlock, 0, stream)
   (args, planes);
 }
 
@@ -53,7 +54,8 @@ void launch_planes(const NormBackward<T>& args, int64_t planes, const NormPlan& 
 }
 
 template <typename T, int kVector>
-void launch_channels(const NormBackward<T>& args, int64_t batch, const TileLayout& layout, void* workspace, void* stream) {
+void launch_channels(const NormBackward<T>& args, int64_t batch, const TileLayout& layout, void* workspace,
+                     void* stream) {
   using A = Accumulator<T>;
   auto* const partials = static_cast<Sums<A>*>(workspace);
   const unsigned grid = grid_size(batch * layout.tiles * layout.splits);
@@ -75,7 +77,8 @@ void launch_backward(const InstanceNormShape& shape, const NormPlan& plan, const
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
   if (shape.channels_last) {
     if constexpr (kVectorised) {
-      if (channels_vector(shape) == kVector && vector_aligned(args.x, args.dy, args.dx)) {
+      if (channels_vector(shape) == kVector && vector_aligned(args.x, args.dy, args.dx, args.weight, args.bias,
+                                                              args.mean, args.rstd, args.d_weight, args.d_bias)) {
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), workspace, stream);
       }
     }
@@ -107,8 +110,8 @@ void instance_norm_backward_cuda(const InstanceNormShape& shape, const InstanceN
     const cuda::NormBackward<T> device_args = cuda::make_args<T>(shape, args);
     if (shape.pixels == 0) {
       const int64_t count = shape.batch * shape.channels;
-      JDM_LAUNCH((cuda::zero_parameter_gradients<Accumulator<T>>), cuda::grid_size(cuda::ceil_divide(count, cuda::kStreamThreads)),
-                 cuda::kStreamThreads, 0, stream)
+      JDM_LAUNCH((cuda::zero_parameter_gradients<Accumulator<T>>),
+                 cuda::grid_size(cuda::ceil_divide(count, cuda::kStreamThreads)), cuda::kStreamThreads, 0, stream)
       (device_args.d_weight, device_args.d_bias, count);
       return;
     }

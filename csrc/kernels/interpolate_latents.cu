@@ -1,16 +1,15 @@
 // Launchers of interpolate_latents.
-#include "interpolate_latents.h"
-
 #include <algorithm>
 
 #include "interpolate_latents.cuh"
+#include "interpolate_latents.h"
 
 namespace jdm_fast {
 namespace cuda {
 namespace {
 
-// Blocks beyond which longer ranges, which read less, are worth more than more blocks: several for each multiprocessor of the
-// largest GPUs.
+// Blocks beyond which longer ranges, which read less, are worth more than more blocks: several for each multiprocessor
+// of the largest GPUs.
 constexpr int64_t kEnoughBlocks = 2048;
 
 // Sizes and grid for threads of `vector` elements.
@@ -65,9 +64,8 @@ void interpolate_latents_forward_cuda(const InterpolateLatentsShape& shape, cons
   if (cuda::is_empty(shape)) return;
   cuda::visit(shape, z, y, [&](auto tag, auto vector) {
     using T = typename decltype(tag)::type;
-    cuda::launch_forward<T, decltype(vector)::value>(shape, static_cast<const T*>(z),
-                                                     static_cast<const Accumulator<T>*>(coefficients),
-                                                     static_cast<T*>(y), stream);
+    cuda::launch_forward<T, decltype(vector)::value>(
+        shape, static_cast<const T*>(z), static_cast<const Accumulator<T>*>(coefficients), static_cast<T*>(y), stream);
   });
 }
 

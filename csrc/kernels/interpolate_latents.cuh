@@ -1,5 +1,6 @@
-// Latents between key latents on the device. A thread has kVector neighbouring elements of a latent and walks along a range of
-// intervals of one sequence, so that inside the range every key latent (forward) or frame (backward) is read once.
+// Latents between key latents on the device. A thread has kVector neighbouring elements of a latent and walks along a
+// range of intervals of one sequence, so that inside the range every key latent (forward) or frame (backward) is read
+// once.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -36,9 +37,9 @@ struct InterpolateRange {
 // Writes the frames from each key of the range up to, not including, the next key.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kInterpolateThreads)
-    interpolate_forward(const T* z,                            // [B, T, E]
+    interpolate_forward(const T* z,                          // [B, T, E]
                         const Accumulator<T>* coefficients,  // [B, T-1, n, 2]
-                        T* y,                                  // [B, (T-1)*n + 1, E]
+                        T* y,                                // [B, (T-1)*n + 1, E]
                         InterpolateSizes sizes) {
   using A = Accumulator<T>;
   const InterpolateRange<kVector> range(sizes);
@@ -67,12 +68,13 @@ __global__ void __launch_bounds__(kInterpolateThreads)
   }
 }
 
-// dz of each key of the range, from the frames around it. The frames before the first key are read by its neighbour too.
+// dz of each key of the range, from the frames around it. The frames before the first key are read by its neighbour
+// too.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kInterpolateThreads)
-    interpolate_backward(const T* dy,                           // [B, (T-1)*n + 1, E]
+    interpolate_backward(const T* dy,                         // [B, (T-1)*n + 1, E]
                          const Accumulator<T>* coefficients,  // [B, T-1, n, 2]
-                         T* dz,                                 // [B, T, E]
+                         T* dz,                               // [B, T, E]
                          InterpolateSizes sizes) {
   using A = Accumulator<T>;
   const InterpolateRange<kVector> range(sizes);

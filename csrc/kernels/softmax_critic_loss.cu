@@ -1,9 +1,8 @@
 // Launchers of softmax_critic_loss.
-#include "softmax_critic_loss.h"
-
 #include <algorithm>
 
 #include "softmax_critic_loss.cuh"
+#include "softmax_critic_loss.h"
 
 namespace jdm_fast {
 namespace cuda {
@@ -28,13 +27,15 @@ CriticPlan critic_plan(const SoftmaxCriticLossShape& shape, int multiprocessors)
 template <typename T, int kVector>
 void launch_channels(const SoftmaxCriticLossShape& shape, const CriticLoss<T>& args, void* stream) {
   const size_t tile_bytes = kCriticTilePixels<T> * sizeof(T) * static_cast<size_t>(shape.classes);
-  JDM_LAUNCH((critic_loss_channels<T, kVector>), grid_size(shape.samples * args.chunks), kCriticTileThreads, tile_bytes, stream)
+  JDM_LAUNCH((critic_loss_channels<T, kVector>), grid_size(shape.samples * args.chunks), kCriticTileThreads, tile_bytes,
+             stream)
   (args);
 }
 
 template <typename T, int kVector, int kClasses>
 void launch_planes(const SoftmaxCriticLossShape& shape, const CriticLoss<T>& args, void* stream) {
-  JDM_LAUNCH((critic_loss_planes<T, kVector, kClasses>), grid_size(shape.samples * args.chunks), kCriticThreads, 0, stream)
+  JDM_LAUNCH((critic_loss_planes<T, kVector, kClasses>), grid_size(shape.samples * args.chunks), kCriticThreads, 0,
+             stream)
   (args);
 }
 
@@ -52,7 +53,8 @@ void launch_loss(const SoftmaxCriticLossShape& shape, const CriticLoss<T>& args,
   } else {
     const bool vectors = aligned && shape.pixels % kCriticVector == 0;
     if (shape.classes > kRegisterClasses) {
-      return vectors ? launch_planes<T, kCriticVector, 0>(shape, args, stream) : launch_planes<T, 1, 0>(shape, args, stream);
+      return vectors ? launch_planes<T, kCriticVector, 0>(shape, args, stream)
+                     : launch_planes<T, 1, 0>(shape, args, stream);
     }
     vectors ? launch_planes<T, kCriticVector, kRegisterClasses>(shape, args, stream)
             : launch_planes<T, 1, kRegisterClasses>(shape, args, stream);

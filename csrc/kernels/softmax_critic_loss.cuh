@@ -1,5 +1,5 @@
-// The softmax critic's loss on the device: one kernel reads the logits, writes dlogits and leaves (loss, correct pixels) of
-// each block; a second one, of one block, adds those up by source.
+// The softmax critic's loss on the device: one kernel reads the logits, writes dlogits and leaves (loss, correct
+// pixels) of each block; a second one, of one block, adds those up by source.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -18,9 +18,9 @@ constexpr int kMaxClasses = 64;
 
 template <typename T>
 struct CriticLoss {
-  const T* logits;          // [M, K, h*w] or [M, h*w, K]
-  const int64_t* source;    // [M]
-  T* dlogits;               // like logits, or nullptr
+  const T* logits;                 // [M, K, h*w] or [M, h*w, K]
+  const int64_t* source;           // [M]
+  T* dlogits;                      // like logits, or nullptr
   Sums<Accumulator<T>>* partials;  // [M, chunks]: loss and number of correct pixels
   int64_t samples;
   int64_t pixels;
@@ -58,9 +58,10 @@ struct CriticPart {
   }
 };
 
-// Logits [M, K, h*w]. kClasses > 0: they stay in registers, classes <= kClasses. 0: any number, read again for each pass.
+// Logits [M, K, h*w]. kClasses > 0: they stay in registers, classes <= kClasses. 0: any number, read again for each
+// pass.
 template <typename T, int kVector, int kClasses>
-__global__ void __launch_bounds__(kCriticThreads) critic_loss_planes(CriticLoss<T> args) {
+__global__ void __launch_bounds__(kCriticThreads, 1) critic_loss_planes(CriticLoss<T> args) {
   using A = Accumulator<T>;
   const auto part = CriticPart<A>::template of_block<kCriticThreads>(args);
   const int64_t start = part.sample * args.classes * args.pixels;
@@ -141,8 +142,8 @@ __device__ __forceinline__ void copy_tile(const T* from, T* to, int count) {
   for (int i = count / kVector * kVector + threadIdx.x; i < count; i += kCriticTileThreads) to[i] = from[i];
 }
 
-// Logits [M, h*w, K]. A tile of pixels passes through shared memory, where each thread has a pixel: global memory is read and
-// written in order whatever K is. Dynamic shared memory: kCriticTilePixels<T> * K elements.
+// Logits [M, h*w, K]. A tile of pixels passes through shared memory, where each thread has a pixel: global memory is
+// read and written in order whatever K is. Dynamic shared memory: kCriticTilePixels<T> * K elements.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kCriticTileThreads) critic_loss_channels(CriticLoss<T> args) {
   using A = Accumulator<T>;
@@ -197,7 +198,7 @@ __global__ void __launch_bounds__(kFinishThreads)
                        A* source_loss,        // [S]
                        A* source_accuracy) {  // [S]
   constexpr int kWarps = kFinishThreads / 32;
-  JDM_SHARED_ARRAY(Sums<double>, total, kMaxClasses* kWarps);
+  JDM_SHARED_ARRAY(Sums<double>, total, kMaxClasses * kWarps);
   JDM_SHARED_ARRAY(int, members, kMaxClasses* kWarps);
   JDM_SHARED_ARRAY(double, mean_loss, kMaxClasses);
   int invalid = 0;

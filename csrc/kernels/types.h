@@ -13,9 +13,7 @@ enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2, kFloat64 = 3
 enum class Activation : int { kNone = 0, kRelu = 1, kLeakyRelu = 2 };
 
 // Bytes of one element.
-constexpr int64_t dtype_size(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
+constexpr int64_t dtype_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 // Bytes of one accumulator.
 constexpr int64_t accumulator_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }

@@ -20,7 +20,7 @@ COMMANDS = {
     "train": "train a method on two folders of images (or a CycleGAN data root)",
     "translate": "translate a picture or a folder of pictures with a trained run",
     "video": "make an N-times longer video in both domains from a video, a folder of frames or two pictures",
-    "data": "write real data sets with known truth (data earth)",
+    "data": "write pictures to train on: the Earth in several domains, the frames of a video",
     "doctor": "show versions, GPU and build, and check every kernel against its reference",
 }
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import jdm_fast as jf
 from jdm_fast.cli import COMMANDS, main
+from jdm_fast.data.video_files import write_video
 
 SMALL = ["--method.width", "4", "--method.critic-width", "4", "--crop-size", "32", "--load-size", "36"]
 
@@ -46,7 +47,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), ("train", "jwdm"), ("data", "earth")])
+@pytest.mark.parametrize(
+    "command", [*((name,) for name in COMMANDS), ("train", "jwdm"), ("data", "earth"), ("data", "frames")]
+)
 def test_each_command_explains_itself(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         assert main([*command, "--help"]) == 0
@@ -107,6 +110,16 @@ def test_video_of_a_folder_and_of_two_pictures(run: Path, earth: Path, tmp_path:
     assert len(list((tmp_path / "frames/y").iterdir())) == 9
 
 
+def test_frames_of_a_film_are_pictures_to_train_on(run: Path, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    frames = [np.full((32, 48, 3), 20 * k, np.uint8) for k in range(7)]
+    write_video(film, frames, fps=24)
+    assert main(["data", "frames", str(film), str(tmp_path / "frames"), "--every", "3"]) == 0
+    pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "frames").iterdir())]
+    assert [picture.shape for picture in pictures] == [(32, 48, 3)] * 3
+    assert all(abs(picture.mean() - level) < 3 for picture, level in zip(pictures, (0, 60, 120), strict=True))
+
+
 def test_the_library_reads_the_run_the_command_made(run: Path) -> None:
     model = jf.load(run)
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -162,6 +175,8 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "a bad field": (lambda run, tmp: ["train", "jwdm", "--method.blocks", "-1", "--out", str(tmp / "o")], "blocks"),
     "corrupt image": (corrupt_image, "broken.png"),
     "checkpoint cut short": (cut_checkpoint, "checkpoints"),
+    "no frames": (lambda run, tmp: ["data", "frames", str(tmp / "gone.mp4"), str(tmp / "o")], "gone.mp4"),
+    "every 0th frame": (lambda run, tmp: ["data", "frames", str(tmp), str(tmp / "o"), "--every", "0"], "every"),
     "empty folder": (empty_folder, "nothing"),
     "too small for the network": (too_small, "16"),
 }

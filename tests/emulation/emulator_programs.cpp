@@ -242,7 +242,8 @@ const std::map<std::string, Program> kPrograms = {
        JDM_LAUNCH(indices, dim3(2, 3, 2), dim3(4, 3, 2), 0, nullptr)(out);
        return text<int>(out, out.count);
      }},
-    {"reversed_through_shared", [] { return count_wrong<reversed_through_shared>(reversed, kThreads * sizeof(float)); }},
+    {"reversed_through_shared",
+     [] { return count_wrong<reversed_through_shared>(reversed, kThreads * sizeof(float)); }},
     {"missing_barrier", [] { return count_wrong<missing_barrier>(reversed); }},
     {"missing_barrier_before_reuse", [] { return count_wrong<missing_barrier_before_reuse>(reversed); }},
     {"missing_barrier_hidden_by_order",

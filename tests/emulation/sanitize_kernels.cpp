@@ -1,6 +1,6 @@
 // Every CUDA launcher on memory of exactly the size its contract names, for a build with AddressSanitizer and
-// UndefinedBehaviorSanitizer: reading or writing one byte too far, or a misaligned access, ends the program. Values are tested
-// elsewhere; here outputs must only be free of NaN, which is what untouched memory holds.
+// UndefinedBehaviorSanitizer: reading or writing one byte too far, or a misaligned access, ends the program. Values are
+// tested elsewhere; here outputs must only be free of NaN, which is what untouched memory holds.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -90,15 +90,15 @@ void instance_norm(const InstanceNormShape& shape, int multiprocessors, int shif
   Memory weight(shape.channels, a), bias(shape.channels, a), mean(planes, a), rstd(planes, a);
   x.fill(), residual.fill(), weight.fill(), bias.fill();
   const Workspace forward(instance_norm_workspace_cuda(shape, false, multiprocessors));
-  instance_norm_forward_cuda(shape,
-                             {x.data(), residual.data(), weight.data(), bias.data(), y.data(), mean.data(), rstd.data(), 1e-5},
-                             forward.memory.get(), multiprocessors, nullptr);
+  instance_norm_forward_cuda(
+      shape, {x.data(), residual.data(), weight.data(), bias.data(), y.data(), mean.data(), rstd.data(), 1e-5},
+      forward.memory.get(), multiprocessors, nullptr);
   y.check("y"), mean.check("mean"), rstd.check("rstd");
   Memory dx(count, shape.dtype, shift_y), d_weight(planes, a), d_bias(planes, a);
   const Workspace backward(instance_norm_workspace_cuda(shape, true, multiprocessors));
   instance_norm_backward_cuda(shape,
-                              {residual.data(), x.data(), mean.data(), rstd.data(), weight.data(), bias.data(), dx.data(),
-                               d_weight.data(), d_bias.data()},
+                              {residual.data(), x.data(), mean.data(), rstd.data(), weight.data(), bias.data(),
+                               dx.data(), d_weight.data(), d_bias.data()},
                               backward.memory.get(), multiprocessors, nullptr);
   dx.check("dx"), d_weight.check("d_weight"), d_bias.check("d_bias");
 }
@@ -143,12 +143,14 @@ void critic_loss(const SoftmaxCriticLossShape& shape, int multiprocessors, int s
 }  // namespace
 
 int main() {
-  for (const auto order : {cuda_emulation::Order::kForward, cuda_emulation::Order::kReverse, cuda_emulation::Order::kRandom}) {
+  for (const auto order :
+       {cuda_emulation::Order::kForward, cuda_emulation::Order::kReverse, cuda_emulation::Order::kRandom}) {
     cuda_emulation::set_order(order, 3);
     for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64}) {
       for (const bool channels_last : {false, true}) {
         const auto norm = [&](int64_t n, int64_t c, int64_t pixels, int multiprocessors, int shift, int shift_y) {
-          instance_norm({n, c, pixels, channels_last, dtype, Activation::kLeakyRelu, 0.2}, multiprocessors, shift, shift_y);
+          instance_norm({n, c, pixels, channels_last, dtype, Activation::kLeakyRelu, 0.2}, multiprocessors, shift,
+                        shift_y);
         };
         norm(1, 1, 1, 4, 0, 0);
         norm(2, 3, 49, 1, 1, 1);    // loose ends on both sides of every plane

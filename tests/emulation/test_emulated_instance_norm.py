@@ -38,7 +38,7 @@ CASES = [
     Case("split", (1, 1, 182, 182), offsets=(1, 1, 1)),
     Case("streamed", (1, 2, 182, 183), multiprocessors=1),
     Case("streamed one by one as tensors lie differently", (2, 3, 7, 7), offsets=(0, 1, 0)),
-    Case("split one by one", (1, 1, 182, 182), offsets=(0, 0, 1)),
+    Case("split one by one", (1, 1, 182, 182), offsets=(0, 1, 1)),
     Case("few channels", (2, 3, 5, 7), channels_last=True, multiprocessors=1),
     Case("few channels, split", (1, 3, 41, 43), channels_last=True),
     Case("one channel", (1, 1, 9, 9), channels_last=True),
@@ -121,20 +121,19 @@ def test_what_is_left_out(emulated_gpu: EmulatedGpu, case: Case, missing: str, a
     check(emulated_gpu, case, {**tensors, **dict.fromkeys(missing.split())}, activation)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.shape[2] > 1], ids=str)
-def test_mean_far_larger_than_the_spread(emulated_gpu: EmulatedGpu, case: Case, dtype: torch.dtype) -> None:
-    tensors = inputs(case.shape, dtype, mean=1e4)
+def test_mean_far_larger_than_the_spread(emulated_gpu: EmulatedGpu, case: Case) -> None:
+    """Mean 1e4, spread 2: squares of float32 would leave no digit of the spread."""
+    tensors = inputs(case.shape, torch.float32, mean=1e4)
     plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
     y, mean, rstd = emulated_gpu.instance_norm(**tensors, **plan)
     exact = {name: value.double() for name, value in tensors.items()}
     var, exact_mean = torch.var_mean(exact["x"], dim=(2, 3), correction=0)
-    rounding = torch.finfo(dtype).eps
-    # The mean is stored with a rounding of 1e4, and shifts y by as much; the spread suffers nothing like that.
-    assert (mean.double() - exact_mean).abs().max() <= 1e4 * rounding
-    assert (rstd.double() * (var + 1e-5).sqrt() - 1).abs().max() <= max(2e-5 * rounding / 1.2e-7, 1e-12)
-    shift = 2e4 * rounding * float(tensors["weight"].abs().max()) * float(rstd.max())
-    assert (y.double() - reference.instance_norm(**exact)).abs().max() <= shift + 20 * rounding
+    half_place = 2.0**-11  # of a float32 near 1e4: the mean cannot be stored more exactly, and y moves with it
+    assert (mean.double() - exact_mean).abs().max() <= half_place * 1.01
+    assert (rstd.double() * (var + 1e-5).sqrt() - 1).abs().max() <= 4e-7
+    shift = half_place * float(tensors["weight"].abs().max()) * float(rstd.max())
+    assert (y.double() - reference.instance_norm(**exact)).abs().max() <= shift * 1.01 + 4e-6
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

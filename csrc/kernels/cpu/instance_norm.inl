@@ -175,8 +175,7 @@ void apply_span_gradient(const T* dy, const T* x, T* dx, int64_t count, Accumula
   JDM_WITH_ACTIVATION(activation, apply_span_gradient_as, dy, x, dx, count, mean, scale, shift, slope, offset, tilt)
 }
 
-//------------------------------------------------------------------------ channels_last: rows of C channels, one row a
-//pixel
+//------------------------------------------------------------------------ channels_last: rows of C channels
 
 // kCount consecutive vectors of channels, or (kCount = 1, `lanes` < kSize) the last few channels.
 template <int kCount, typename T>

@@ -77,8 +77,7 @@ JDM_INLINE Vec<A> first_lanes(int64_t count) {
   return result;
 }
 
-//------------------------------------------------------------------------ float16 <-> float32, where the level has no
-//F16C
+//------------------------------------------------------------------------ float16 <-> float32 without F16C
 
 #if JDM_CPU_LEVEL == 0
 JDM_INLINE float float16_to_float(uint16_t half) {

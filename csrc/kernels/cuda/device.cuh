@@ -23,7 +23,7 @@
 #define JDM_LAUNCH(kernel, grid, block, shared_bytes, stream) \
   (kernel)<<<(grid), (block), (shared_bytes), static_cast<cudaStream_t>(stream)>>>
 #define JDM_SHARED_ARRAY(type, name, count) __shared__ type name[count]
-#define JDM_DYNAMIC_SHARED(type, name)                                         \
+#define JDM_DYNAMIC_SHARED(type, name)                                       \
   extern __shared__ __align__(16) unsigned char jdm_dynamic_shared_memory[]; \
   type* const name = reinterpret_cast<type*>(jdm_dynamic_shared_memory)
 
@@ -34,7 +34,7 @@
 
 #define JDM_LAUNCH(kernel, grid, block, shared_bytes, stream) \
   ::cuda_emulation::detail::launch<(kernel)>((grid), (block), (shared_bytes), (stream))
-#define JDM_SHARED_ARRAY(type, name, count)   \
+#define JDM_SHARED_ARRAY(type, name, count)    \
   static const char name##_declaration = '\0'; \
   auto& name = ::cuda_emulation::detail::shared_array<type, (count)>(&name##_declaration)
 #define JDM_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(::cuda_emulation::detail::dynamic_shared())
@@ -168,13 +168,19 @@ __device__ __forceinline__ Packed<T, kCount> load(const T* address) {
   return value;
 }
 
+// To global memory that the kernel does not read.
 template <int kCount, typename T>
 __device__ __forceinline__ void store(T* address, const Packed<T, kCount>& value) {
 #if defined(__CUDACC__)
   using Word = WordOf<sizeof(value)>;
   Word word;
   memcpy(&word, &value, sizeof(value));
-  *reinterpret_cast<Word*>(address) = word;
+  if constexpr (sizeof(value) == sizeof(uint4)) {  // the compiler splits an assignment into four stores now and then
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)), "r"(word.x),
+                 "r"(word.y), "r"(word.z), "r"(word.w));
+  } else {
+    *reinterpret_cast<Word*>(address) = word;
+  }
 #else
   cuda_emulation::check_aligned(address, sizeof(value));
   std::memcpy(address, &value, sizeof(value));
@@ -244,8 +250,8 @@ bool vector_aligned(Pointers... pointers) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Reductions over threads of one-dimensional blocks of whole warps. All are deterministic: the same values are combined in the
-// same order in every run.
+// Reductions over threads of one-dimensional blocks of whole warps. All are deterministic: the same values are combined
+// in the same order in every run.
 //
 // What is combined is a struct Value with `Value merge(Value, Value)` and `Value from_lane(Value, int lane_mask)`.
 
@@ -268,8 +274,8 @@ __device__ __forceinline__ Sums<A> from_lane(const Sums<A>& own, int lane_mask) 
   return {__shfl_xor_sync(kFullWarp, own.first, lane_mask), __shfl_xor_sync(kFullWarp, own.second, lane_mask)};
 }
 
-// Count, mean and sum of squared distances from the mean. No sum of squares is ever formed, so that a mean far larger than
-// the spread does no harm.
+// Count, mean and sum of squared distances from the mean. No sum of squares is ever formed, so that a mean far larger
+// than the spread does no harm.
 template <typename A>
 struct Moments {
   A count;
@@ -292,16 +298,16 @@ __device__ __forceinline__ Moments<A> from_lane(const Moments<A>& own, int lane_
           __shfl_xor_sync(kFullWarp, own.m2, lane_mask)};
 }
 
-// Moments of kCount values in registers, by two passes over them.
+// Moments of kCount values minus `shift`, by two passes over the registers.
 template <int kCount, typename A>
-__device__ __forceinline__ Moments<A> moments_of(const A (&value)[kCount]) {
+__device__ __forceinline__ Moments<A> moments_of(const A (&value)[kCount], A shift) {
   A sum = A(0);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) sum += value[i];
+  for (int i = 0; i < kCount; ++i) sum += value[i] - shift;
   const A mean = sum * (A(1) / kCount);
   A m2 = A(0);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) m2 += (value[i] - mean) * (value[i] - mean);
+  for (int i = 0; i < kCount; ++i) m2 += (value[i] - shift - mean) * (value[i] - shift - mean);
   return {A(kCount), mean, m2};
 }
 
@@ -316,8 +322,8 @@ __device__ __forceinline__ Value warp_merge(Value own, int first = 1) {
   return own;
 }
 
-// Combines the kThreads threads of a group, a warp or a whole block; every thread gets the result. The first barrier protects
-// the shared array from a later call: nobody writes it before all have read it.
+// Combines the kThreads threads of a group, a warp or a whole block; every thread gets the result. The first barrier
+// protects the shared array from a later call: nobody writes it before all have read it.
 template <int kThreads, typename Value>
 __device__ __forceinline__ Value group_merge(Value own) {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024, "whole warps");

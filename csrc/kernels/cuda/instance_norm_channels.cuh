@@ -1,8 +1,8 @@
 // Instance norm of [N, H*W, C]: the channels of a pixel are contiguous.
 //
-// A block of kTileThreads threads takes a tile of neighbouring channels of one sample: `lanes` threads side by side cover its
-// channels, kVector each, and the rest of the block stacks rows of pixels. Few tiles: several blocks share one (`splits`
-// parts of its rows), a first kernel leaves partial results, a second combines them, a third applies.
+// A block of kTileThreads threads takes a tile of neighbouring channels of one sample: `lanes` threads side by side
+// cover its channels, kVector each, and the rest of the block stacks rows of pixels. Few tiles: several blocks share
+// one (`splits` parts of its rows), a first kernel leaves partial results, a second combines them, a third applies.
 #pragma once
 
 #include "../instance_norm.cuh"
@@ -11,7 +11,7 @@ namespace jdm_fast::cuda {
 
 constexpr int kTileThreads = 256;
 constexpr int kTileWarps = kTileThreads / 32;
-constexpr int kTileUnroll = 4;      // rows in flight a thread
+constexpr int kTileUnroll = 4;       // rows in flight a thread
 constexpr int kMaxScalarLanes = 32;  // with vectors of one element
 constexpr int kMaxVectorLanes = 8;   // with vectors of 16 bytes: a row of a tile is a cache line
 template <typename T, int kVector>
@@ -50,7 +50,7 @@ struct Tile {
     sample = unit / static_cast<unsigned>(layout.tiles);
     first_channel = static_cast<int64_t>(unit % static_cast<unsigned>(layout.tiles)) * lanes * kVector;
     channels = static_cast<int>(all_channels - first_channel < lanes * kVector ? all_channels - first_channel
-                                                                              : lanes * kVector);
+                                                                               : lanes * kVector);
     begin = split * layout.chunk;
     end = begin + layout.chunk < pixels ? begin + layout.chunk : pixels;
     active = channel < channels;
@@ -62,7 +62,8 @@ struct Tile {
   }
 };
 
-// Combines the values that the rows of threads hold for each channel: result[c] for channel c of the tile, in shared memory.
+// Combines the values that the rows of threads hold for each channel: result[c] for channel c of the tile, in shared
+// memory.
 template <typename T, int kVector, typename Value>
 __device__ __forceinline__ const Value* tile_merge(const Tile<kVector>& tile, Value (&own)[kVector]) {
   constexpr int kChannels = kMaxTileChannels<T, kVector>;
@@ -84,20 +85,47 @@ __device__ __forceinline__ const Value* tile_merge(const Tile<kVector>& tile, Va
   return partial;
 }
 
-// This thread's channels, from args.mean and args.rstd.
-template <int kVector, typename Args, typename A>
-__device__ __forceinline__ void load_channels(const Args& args, const Tile<kVector>& tile, Channel<A> (&channel)[kVector]) {
-  const int64_t first = tile.first_channel + tile.channel;
+// This thread's entries of a row of numbers, one for each channel. With vectors rows lie on 16-byte boundaries.
+template <int kVector, typename A>
+__device__ __forceinline__ void load_row(const A* row, A (&value)[kVector]) {
+  if constexpr (kVector == 1) {
+    value[0] = load_one(row);
+  } else {
+    constexpr int kWide = kVectorElements<A>;
 #pragma unroll
-  for (int e = 0; e < kVector; ++e) {
-    const int64_t at = tile.sample * args.channels + first + e;
-    channel[e] = make_channel(args, first + e, args.mean[at], args.rstd[at]);
+    for (int i = 0; i < kVector; i += kWide) unpack(load<kWide>(row + i), value + i);
   }
+}
+
+// This thread's channels, from their statistics.
+template <int kVector, typename Args, typename A>
+__device__ __forceinline__ void make_channels(const Args& args, const Tile<kVector>& tile, const A (&mean)[kVector],
+                                              const A (&rstd)[kVector], Channel<A> (&channel)[kVector]) {
+  const int64_t first = tile.first_channel + tile.channel;
+  A weight[kVector], bias[kVector] = {};
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) weight[e] = A(1);
+  if (args.weight != nullptr) load_row(args.weight + first, weight);
+  if (args.bias != nullptr) load_row(args.bias + first, bias);
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) channel[e] = {mean[e], rstd[e] * weight[e], bias[e]};
+}
+
+// The same from args.mean and args.rstd, which a kernel before has written; leaves rstd.
+template <int kVector, typename Args, typename A>
+__device__ __forceinline__ void load_channels(const Args& args, const Tile<kVector>& tile, A (&rstd)[kVector],
+                                              Channel<A> (&channel)[kVector]) {
+  const int64_t at = tile.sample * args.channels + tile.first_channel + tile.channel;
+  A mean[kVector];
+  load_row(static_cast<const A*>(args.mean) + at, mean);
+  load_row(static_cast<const A*>(args.rstd) + at, rstd);
+  make_channels(args, tile, mean, rstd, channel);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Passes over the rows of a part.
 
+// Moments of x minus the channel's value at the sample's first pixel, which keeps their digits when the mean is large.
 template <typename T, int kVector>
 __device__ __forceinline__ void tile_moments(const NormForward<T>& args, const Tile<kVector>& tile,
                                              Moments<Accumulator<T>> (&own)[kVector]) {
@@ -106,6 +134,8 @@ __device__ __forceinline__ void tile_moments(const NormForward<T>& args, const T
   for (int e = 0; e < kVector; ++e) own[e] = Moments<A>{};
   if (!tile.active) return;
   const T* const x = args.x + tile.offset(args.channels, args.pixels);
+  A shift[kVector];
+  unpack(load<kVector>(x), shift);
   int64_t pixel = tile.begin + tile.row;
   for (; pixel + (kTileUnroll - 1) * tile.rows < tile.end; pixel += kTileUnroll * tile.rows) {
     Packed<T, kVector> packed[kTileUnroll];
@@ -116,14 +146,14 @@ __device__ __forceinline__ void tile_moments(const NormForward<T>& args, const T
       A value[kTileUnroll];
 #pragma unroll
       for (int u = 0; u < kTileUnroll; ++u) value[u] = to_accumulator(packed[u].element[e]);
-      own[e] = merge(own[e], moments_of(value));
+      own[e] = merge(own[e], moments_of(value, shift[e]));
     }
   }
   for (; pixel < tile.end; pixel += tile.rows) {
     A value[kVector];
     unpack(load<kVector>(x + pixel * args.channels), value);
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) own[e] = merge(own[e], Moments<A>{A(1), value[e], A(0)});
+    for (int e = 0; e < kVector; ++e) own[e] = merge(own[e], Moments<A>{A(1), value[e] - shift[e], A(0)});
   }
 }
 
@@ -231,22 +261,27 @@ __global__ void __launch_bounds__(kTileThreads) channels_forward(NormForward<T> 
   const Tile<kVector> tile(layout, args.channels, args.pixels, kSplit);
   Channel<A> channel[kVector] = {};
   if constexpr (kSplit) {
-    if (tile.active) load_channels(args, tile, channel);
+    A rstd[kVector];
+    if (tile.active) load_channels(args, tile, rstd, channel);
   } else {
     Moments<A> own[kVector];
     tile_moments(args, tile, own);
     const Moments<A>* const total = tile_merge<T>(tile, own);
     if (static_cast<int>(threadIdx.x) < tile.channels) {
       const int64_t at = tile.sample * args.channels + tile.first_channel + threadIdx.x;
-      args.mean[at] = total[threadIdx.x].mean;
+      const A shift = load_one(args.x + tile.sample * args.pixels * args.channels + tile.first_channel + threadIdx.x);
+      args.mean[at] = shift + total[threadIdx.x].mean;
       args.rstd[at] = rstd_of(total[threadIdx.x], args.eps);
     }
     if (tile.active) {
+      A mean[kVector], rstd[kVector];
+      unpack(load<kVector>(args.x + tile.offset(args.channels, args.pixels)), mean);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
-        const Moments<A> moments = total[tile.channel + e];
-        channel[e] = make_channel(args, tile.first_channel + tile.channel + e, moments.mean, rstd_of(moments, args.eps));
+        mean[e] += total[tile.channel + e].mean;
+        rstd[e] = rstd_of(total[tile.channel + e], args.eps);
       }
+      make_channels(args, tile, mean, rstd, channel);
     }
   }
   if (tile.active) tile_forward(args, tile, channel);
@@ -258,9 +293,10 @@ __global__ void __launch_bounds__(kTileThreads)
   using A = Accumulator<T>;
   const Tile<kVector> tile(layout, args.channels, args.pixels, /*reversed=*/false);
   Channel<A> channel[kVector];
+  A rstd[kVector];
   Sums<A> own[kVector] = {};
   if (tile.active) {
-    load_channels(args, tile, channel);
+    load_channels(args, tile, rstd, channel);
     tile_gradient_sums(args, tile, channel, own);
   }
   const Sums<A>* const total = tile_merge<T>(tile, own);
@@ -276,9 +312,10 @@ __global__ void __launch_bounds__(kTileThreads) channels_backward(NormBackward<T
   using A = Accumulator<T>;
   const Tile<kVector> tile(layout, args.channels, args.pixels, kSplit);
   Channel<A> channel[kVector];
+  A rstd[kVector];
   Sums<A> own[kVector] = {};
   const Sums<A>* total = nullptr;
-  if (tile.active) load_channels(args, tile, channel);
+  if (tile.active) load_channels(args, tile, rstd, channel);
   if constexpr (!kSplit) {
     if (tile.active) tile_gradient_sums(args, tile, channel, own);
     total = tile_merge<T>(tile, own);
@@ -290,15 +327,22 @@ __global__ void __launch_bounds__(kTileThreads) channels_backward(NormBackward<T
   }
   if (!tile.active) return;  // after the last barrier
   const A count = static_cast<A>(args.pixels);
-  A mean_g[kVector], tilt[kVector];
+  A mean_g[kVector], tilt[kVector];  // first the sums of g and of g * xhat
+  if constexpr (kSplit) {
+    const int64_t at = tile.sample * args.channels + tile.first_channel + tile.channel;
+    load_row(static_cast<const A*>(args.d_bias) + at, mean_g);
+    load_row(static_cast<const A*>(args.d_weight) + at, tilt);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) {
+      mean_g[e] = total[tile.channel + e].first;
+      tilt[e] = total[tile.channel + e].second * rstd[e];
+    }
+  }
 #pragma unroll
   for (int e = 0; e < kVector; ++e) {
-    const int64_t at = tile.sample * args.channels + tile.first_channel + tile.channel + e;
-    const A rstd = args.rstd[at];
-    const A sum_g = kSplit ? args.d_bias[at] : total[tile.channel + e].first;
-    const A sum_g_xhat = kSplit ? args.d_weight[at] : total[tile.channel + e].second * rstd;
-    mean_g[e] = sum_g / count;
-    tilt[e] = sum_g_xhat / count * rstd;
+    mean_g[e] = mean_g[e] / count;
+    tilt[e] = tilt[e] / count * rstd[e];
   }
   tile_backward(args, tile, channel, mean_g, tilt);
 }
@@ -310,7 +354,8 @@ constexpr int kCombineThreads = 1024;
 
 // True in the one thread that then has the channel numbered `at` (of [N, C]) and its total.
 template <typename Value>
-__device__ __forceinline__ bool combine_parts(const Value* partials, int splits, int64_t channels, int64_t& at, Value& total) {
+__device__ __forceinline__ bool combine_parts(const Value* partials, int splits, int64_t channels, int64_t& at,
+                                              Value& total) {
   JDM_SHARED_ARRAY(Value, partial, kCombineThreads);
   const int64_t groups = ceil_divide(channels, 32);
   const int64_t sample = blockIdx.x / groups;
@@ -335,17 +380,15 @@ __device__ __forceinline__ bool combine_parts(const Value* partials, int splits,
   return threadIdx.x < 32 && channel < channels;
 }
 
-template <typename A>
+template <typename T>
 __global__ void __launch_bounds__(kCombineThreads)
-    channels_combine_moments(const Moments<A>* partials,  // [N, splits, C]
-                             int splits, int64_t channels, A eps,
-                             A* mean,    // [N, C]
-                             A* rstd) {  // [N, C]
+    channels_combine_moments(NormForward<T> args, const Moments<Accumulator<T>>* partials, int splits) {
   int64_t at;
-  Moments<A> total;
-  if (!combine_parts(partials, splits, channels, at, total)) return;
-  mean[at] = total.mean;
-  rstd[at] = rstd_of(total, eps);
+  Moments<Accumulator<T>> total;
+  if (!combine_parts(partials, splits, args.channels, at, total)) return;
+  const int64_t sample = at / args.channels, channel = at % args.channels;
+  args.mean[at] = load_one(args.x + sample * args.pixels * args.channels + channel) + total.mean;
+  args.rstd[at] = rstd_of(total, args.eps);
 }
 
 template <typename A>

@@ -1,5 +1,5 @@
-// Which kernels an instance norm takes, decided from the shape and the number of multiprocessors alone, so that the size of the
-// workspace is known before any pointer is.
+// Which kernels an instance norm takes, decided from the shape and the number of multiprocessors alone, so that the
+// size of the workspace is known before any pointer is.
 #pragma once
 
 #include <algorithm>
@@ -11,15 +11,16 @@
 namespace jdm_fast::cuda {
 
 struct NormPlan {
-  bool resident;   // a plane is held in registers
-  int splits;      // blocks that share a plane, or a tile of channels; 1: no workspace
-  int64_t chunk;   // pixels of each of them
+  bool resident;  // a plane is held in registers
+  int splits;     // blocks that share a plane, or a tile of channels; 1: no workspace
+  int64_t chunk;  // pixels of each of them
 };
 
 // Blocks an H200 multiprocessor holds of the streaming kernels at once (256 threads, 64 registers), about.
 constexpr int kBlocksPerMultiprocessor = 4;
 
-// Vectors of a plane that the largest resident kernel holds: 512 threads, 8 vectors each forward; backward keeps x and dy.
+// Vectors of a plane that the largest resident kernel holds: 512 threads, 8 vectors each forward; backward keeps x and
+// dy.
 constexpr int64_t kResidentVectorsForward = 512 * 8;
 constexpr int64_t kResidentVectorsBackward = 512 * 4;
 
@@ -42,8 +43,8 @@ inline TileLayout tile_layout(const InstanceNormShape& shape, int vector, const 
   return {lanes_log2, static_cast<int>(ceil_divide(wanted, int64_t{1} << lanes_log2)), plan.splits, plan.chunk};
 }
 
-// `units` pieces of work of `pixels` each, cut so that about every multiprocessor has its share; parts are a multiple of
-// `granularity` pixels.
+// `units` pieces of work of `pixels` each, cut so that about every multiprocessor has its share; parts are a multiple
+// of `granularity` pixels.
 inline NormPlan split_plan(int64_t units, int64_t pixels, int64_t granularity, int64_t min_chunk, int multiprocessors) {
   const int64_t blocks = int64_t{kBlocksPerMultiprocessor} * multiprocessors;
   if (2 * units >= blocks || pixels < 2 * min_chunk) return {false, 1, pixels};
@@ -84,7 +85,8 @@ inline double slope_of(const InstanceNormShape& shape) {
   return 1.0;
 }
 
-// Whether vectors cover the same elements of both tensors: they lie alike relative to a vector's bytes. nullptr counts as yes.
+// Whether vectors cover the same elements of both tensors: they lie alike relative to a vector's bytes. nullptr counts
+// as yes.
 inline bool lie_alike(const void* a, const void* b) {
   return b == nullptr || (reinterpret_cast<uintptr_t>(a) - reinterpret_cast<uintptr_t>(b)) % kVectorBytes == 0;
 }

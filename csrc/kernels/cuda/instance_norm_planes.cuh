@@ -1,12 +1,12 @@
 // Instance norm of [N, C, H*W]: a plane is contiguous.
 //
-//   resident  the plane is held in the registers of one group of threads (a warp or a block), read once and written once
-//   streamed  one block reads the plane twice, the second time from cache
-//   split     few large planes: several blocks share one, a first kernel leaves partial results, a second one applies
+//   resident  the plane is held in the registers of one group of threads (a warp or a block), read once and written
+//   once streamed  one block reads the plane twice, the second time from cache split     few large planes: several
+//   blocks share one, a first kernel leaves partial results, a second one applies
 //
-// A plane (or a part of it) need not start on a 16-byte boundary: vectors cover what lies between two boundaries, and the loose
-// ends, fewer than two vectors, go element by element. That asks for the tensors of a launch to lie alike relative to 16
-// bytes; if they do not, the launcher takes vectors of one element.
+// A plane (or a part of it) need not start on a 16-byte boundary: vectors cover what lies between two boundaries, and
+// the loose ends, fewer than two vectors, go element by element. That asks for the tensors of a launch to lie alike
+// relative to 16 bytes; if they do not, the launcher takes vectors of one element.
 #pragma once
 
 #include "../instance_norm.cuh"
@@ -44,8 +44,9 @@ struct Span {
 // ---------------------------------------------------------------------------------------------------------------------
 // Passes over a span in memory by the kStreamThreads threads of a block.
 
+// Moments of x - shift.
 template <int kVector, typename T>
-__device__ __forceinline__ Moments<Accumulator<T>> span_moments(const T* x, int64_t count) {
+__device__ __forceinline__ Moments<Accumulator<T>> span_moments(const T* x, int64_t count, Accumulator<T> shift) {
   using A = Accumulator<T>;
   const Span<kVector> span(x, count);
   Moments<A> own{};
@@ -59,15 +60,15 @@ __device__ __forceinline__ Moments<Accumulator<T>> span_moments(const T* x, int6
     A value[kStreamUnroll * kVector];
 #pragma unroll
     for (int u = 0; u < kStreamUnroll; ++u) unpack(packed[u], value + u * kVector);
-    own = merge(own, moments_of(value));
+    own = merge(own, moments_of(value, shift));
   }
   for (; i < span.vectors; i += kStreamThreads) {
     A value[kVector];
     unpack(load<kVector>(x + span.vector_offset(i)), value);
-    own = merge(own, moments_of(value));
+    own = merge(own, moments_of(value, shift));
   }
   if (static_cast<int>(threadIdx.x) < span.loose) {
-    own = merge(own, Moments<A>{A(1), load_one(x + span.loose_offset(threadIdx.x)), A(0)});
+    own = merge(own, Moments<A>{A(1), load_one(x + span.loose_offset(threadIdx.x)) - shift, A(0)});
   }
   return own;
 }
@@ -114,7 +115,8 @@ __device__ __forceinline__ void span_apply(const T* a, const T* b, T* out, int64
   using A = Accumulator<T>;
   const Span<kVector> span(a, count);
   const bool with_b = b != nullptr;
-  const auto apply_vector = [&](const Packed<T, kVector>& packed_a, const Packed<T, kVector>& packed_b, int64_t offset) {
+  const auto apply_vector = [&](const Packed<T, kVector>& packed_a, const Packed<T, kVector>& packed_b,
+                                int64_t offset) {
     A first[kVector], second[kVector], result[kVector];
     unpack(packed_a, first);
     unpack(packed_b, second);
@@ -155,8 +157,8 @@ __device__ __forceinline__ Value merge_partials(const Value* partials, int split
   return warp_merge(own);
 }
 
-// Which plane, and which of its elements, a block of a split launch has. kReversed: the second kernel begins with what the
-// first one read last, which is still in cache.
+// Which plane, and which of its elements, a block of a split launch has. kReversed: the second kernel begins with what
+// the first one read last, which is still in cache.
 template <bool kReversed>
 struct PlanePart {
   int64_t plane;
@@ -264,19 +266,22 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
   }
 }
 
-// One block per part of a plane. kSplit: `partials` [N*C, splits] hold the moments of all parts; else the part is the plane.
+// One block per part of a plane. kSplit: `partials` [N*C, splits] hold the moments of all parts; else the part is the
+// plane. Moments are those of x minus the first element of the plane, which keeps their digits when the mean is large.
 template <typename T, int kVector, bool kSplit>
-__global__ void __launch_bounds__(kStreamThreads)
+__global__ void __launch_bounds__(kStreamThreads, 1)
     planes_forward(NormForward<T> args, const Moments<Accumulator<T>>* partials, int splits, int64_t chunk) {
   using A = Accumulator<T>;
   const PlanePart<kSplit> part(args.pixels, splits, chunk);
   const int64_t start = part.plane * args.pixels + part.begin;
+  const A shift = load_one(args.x + part.plane * args.pixels);
   Moments<A> moments;
   if constexpr (kSplit) {
     moments = merge_partials(partials + part.plane * splits, splits);
   } else {
-    moments = group_merge<kStreamThreads>(span_moments<kVector>(args.x + start, part.count));
+    moments = group_merge<kStreamThreads>(span_moments<kVector>(args.x + start, part.count, shift));
   }
+  moments.mean += shift;
   const A rstd = rstd_of(moments, args.eps);
   if (part.split == 0 && threadIdx.x == 0) {
     args.mean[part.plane] = moments.mean;
@@ -284,16 +289,17 @@ __global__ void __launch_bounds__(kStreamThreads)
   }
   const Channel<A> channel = make_channel(args, part.plane % args.channels, moments.mean, rstd);
   const A slope = args.slope;
-  span_apply<kVector>(args.x + start, args.residual != nullptr ? args.residual + start : nullptr, args.y + start, part.count,
-                      [=](A x, A residual) { return forward_value(channel, slope, x) + residual; });
+  span_apply<kVector>(args.x + start, args.residual != nullptr ? args.residual + start : nullptr, args.y + start,
+                      part.count, [=](A x, A residual) { return forward_value(channel, slope, x) + residual; });
 }
 
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kStreamThreads)
+__global__ void __launch_bounds__(kStreamThreads, 1)
     planes_partial_moments(NormForward<T> args, Moments<Accumulator<T>>* partials, int splits, int64_t chunk) {
   const PlanePart<false> part(args.pixels, splits, chunk);
-  const auto moments = group_merge<kStreamThreads>(
-      span_moments<kVector>(args.x + part.plane * args.pixels + part.begin, part.count));
+  const T* const plane = args.x + part.plane * args.pixels;
+  const auto moments =
+      group_merge<kStreamThreads>(span_moments<kVector>(plane + part.begin, part.count, load_one(plane)));
   if (threadIdx.x == 0) partials[blockIdx.x] = moments;
 }
 
@@ -374,9 +380,10 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
   }
 }
 
-// One block per part of a plane. kSplit: `partials` [N*C, splits] hold the sums of all parts; else the part is the plane.
+// One block per part of a plane. kSplit: `partials` [N*C, splits] hold the sums of all parts; else the part is the
+// plane.
 template <typename T, int kVector, bool kSplit>
-__global__ void __launch_bounds__(kStreamThreads)
+__global__ void __launch_bounds__(kStreamThreads, 1)
     planes_backward(NormBackward<T> args, const Sums<Accumulator<T>>* partials, int splits, int64_t chunk) {
   using A = Accumulator<T>;
   const PlanePart<kSplit> part(args.pixels, splits, chunk);
@@ -403,7 +410,7 @@ __global__ void __launch_bounds__(kStreamThreads)
 }
 
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kStreamThreads)
+__global__ void __launch_bounds__(kStreamThreads, 1)
     planes_partial_gradient_sums(NormBackward<T> args, Sums<Accumulator<T>>* partials, int splits, int64_t chunk) {
   using A = Accumulator<T>;
   const PlanePart<false> part(args.pixels, splits, chunk);
