@@ -29,7 +29,7 @@ def jwdm_small() -> TrainConfig[JWDMConfig]:
             blocks=2,
             residual_convs=1,
             embedding_kernel=1,
-            critic_width=12,
+            critic_width=32,
             critic_layers=3,
             identity_weight=1.0,
             init="default",
@@ -42,7 +42,7 @@ def jwdm_small() -> TrainConfig[JWDMConfig]:
         lr_policy="linear_step",
         n_epochs=10,
         n_epochs_decay=10,
-        ema_decay=0.99,
+        ema_decay=0.998,
         save_every_steps=200,
         log_every=20,
     )

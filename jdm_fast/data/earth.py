@@ -40,6 +40,8 @@ DOMAINS = ("satellite", "relief", "topographic", "mask")
 LAND_COLOUR = (216, 192, 136)
 WATER_COLOUR = (40, 80, 160)
 LATITUDES = (-60.0, 77.0)
+#: North of the polar circle the satellite sees snow where the map shows land: no picture is cut there.
+SNOW = 66.5
 
 _SOURCES = {"satellite": "bmng.jpg", "relief": "shadedrelief.jpg", "topographic": "etopo1.jpg"}
 _MASK_SOURCE, _MASK_SHAPE, _LAND = "lsmask_1.25min_f.bin", (8640, 17280), 1
@@ -160,9 +162,14 @@ class Earth:
     def tiles(
         self, boxes: Sequence[Box], size: int, stride: int | None = None, land: tuple[float, float] = (0.30, 0.97)
     ) -> list[Box]:
-        """Squares of ``size`` in ``boxes``, ``stride`` apart (default ``size``), whose land share is in ``land``."""
+        """Squares of ``size`` in ``boxes``, ``stride`` apart (default ``size``), whose land share is in ``land``.
+
+        None has its centre north of :data:`SNOW`.
+        """
+        first_row = (90 - SNOW) / 180 * self.height
         inside = (tile for box in boxes for tile in box.boxes(size, stride or size))
-        return [tile for tile in inside if land[0] <= self.land_share(tile) <= land[1]]
+        seen = (tile for tile in inside if tile.top + tile.size / 2 >= first_row)
+        return [tile for tile in seen if land[0] <= self.land_share(tile) <= land[1]]
 
     def write_unpaired(
         self,
@@ -209,7 +216,7 @@ class Earth:
             "train_size": train_size,
             "stride": stride,
         }
-        settings |= {"land": list(land), "latitudes": list(LATITUDES), "version": _CACHE_VERSION}
+        settings |= {"land": list(land), "latitudes": [LATITUDES[0], SNOW], "version": _CACHE_VERSION}
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is a file: expected a folder to write, choose another path")
         if root.exists() and any(root.iterdir()):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jdm_fast.data import earth_source
-from jdm_fast.data.earth import DOMAINS, Box, Earth
+from jdm_fast.data.earth import DOMAINS, SNOW, Box, Earth
 from jdm_fast.data.flyover import Camera, _sample_points, fly_over
 from jdm_fast.errors import UserError
 from jdm_fast.metrics import land_sea_agreement, read_sea
@@ -139,13 +139,21 @@ def test_roles_see_the_same_kinds_of_place(earth: Earth) -> None:
         assert len({box.top // (4 * SIZE) for box in boxes}) >= 4, f"{role} misses a band of latitudes"
 
 
+def test_no_picture_is_cut_in_the_snow(earth: Earth) -> None:
+    split = earth.split(SIZE)
+    for boxes in (split.x, split.y, split.test):
+        tiles = earth.tiles(boxes, SIZE, stride=8, land=(0.0, 1.0))
+        northernmost = 90 - (min(tile.top for tile in tiles) + SIZE / 2) / earth.height * 180
+        assert SNOW - 10 < northernmost <= SNOW  # the rule leaves out the Arctic and no more
+
+
 def test_too_large_tiles(earth: Earth) -> None:
     with pytest.raises(UserError, match=f"at most {WIDTH // 20} pixels"):
         earth.split(WIDTH // 20 + 1)
 
 
 def test_stride_gives_every_crop_of_a_block(earth: Earth) -> None:
-    box = earth.split(SIZE).x[0]
+    box = earth.split(SIZE).x[-1]
     tiles = earth.tiles([box], SIZE, stride=8, land=(0.0, 1.0))
     assert len(tiles) == 25 and len(set(tiles)) == 25
     assert cover(earth, tiles)[box.slices].all() and cover(earth, tiles).sum() == box.size**2
