@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # a missing extension is what the doctor itself reports
     from jdm_fast import _extension, ops
 
-PACKAGES = ("numpy", "pillow", "av", "tyro", "rich", "safetensors", "triton", "ninja", "pybind11")
+PACKAGES = ("numpy", "pillow", "av", "tyro", "rich", "triton", "ninja", "pybind11")
 DALI_PACKAGES = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 #: Largest error allowed, over the largest magnitude of the exact result: two roundings of the dtype, sums in float32.

@@ -1,8 +1,8 @@
 """The CUDA kernels on the emulated GPU, called with PyTorch tensors.
 
-:func:`build` compiles sources with g++ into ``build/emulation``, under a name made of everything the result depends on, so
-a second run compiles nothing. :class:`EmulatedGpu` calls the launchers the way the bindings do, on memory that is hard on
-kernels: outputs and workspace hold NaN before the call and lie between sentinels that must survive it.
+:func:`build` compiles sources with g++ into ``build/emulation``, under a name made of everything the result depends on,
+so a second run compiles nothing. :class:`EmulatedGpu` calls the launchers the way the bindings do, on memory that is
+hard on kernels: outputs and workspace hold NaN before the call and lie between sentinels that must survive it.
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ class Guarded:
         count, size = int(torch.Size(self.shape).numel()), self.dtype.itemsize
         space = torch.full((count * size + self.offset * size + 3 * MARGIN,), SENTINEL, dtype=torch.uint8)
         begin = -space.data_ptr() % MARGIN + MARGIN + self.offset * size
-        # A tensor of another dtype must begin on a multiple of that dtype in its storage: true, as `begin` is, of `space`.
-        shift = -space.data_ptr() % size
-        if shift:
+        if space.data_ptr() % size:  # a view as another dtype counts from the start of the storage
             raise RuntimeError(f"the allocator returned memory that is not aligned to {size} bytes")
         self.buffer, self._begin, self._end = space, begin, begin + count * size
         space[begin : self._end] = POISON
@@ -239,8 +237,12 @@ class EmulatedGpu:
         channels_last: bool = False,
         multiprocessors: int = 4,
         offsets: Sequence[int] = (0, 0, 0),
+        parameter_offset: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(y, mean, rstd) for x [N, C, H, W]. ``offsets``: of x, y and residual from a 256-byte boundary, in elements."""
+        """(y, mean, rstd) for x [N, C, H, W].
+
+        ``offsets``: elements by which x, y and residual miss a 256-byte boundary; ``parameter_offset``: weight, bias.
+        """
         n, c, h, w = x.shape
         shape = NormShape(
             n, c, h * w, channels_last, DTYPES.index(x.dtype), ACTIVATIONS.index(activation), negative_slope
@@ -250,7 +252,7 @@ class EmulatedGpu:
         y = Guarded(stored.tensor.shape, x.dtype, offsets[1])
         extra = None if residual is None else Guarded.of(in_memory_order(residual, channels_last), offsets[2])
         mean, rstd = Guarded((n, c), a), Guarded((n, c), a)
-        parameters = [None if p is None else Guarded.of(p.to(a)) for p in (weight, bias)]
+        parameters = [None if p is None else Guarded.of(p.to(a), parameter_offset) for p in (weight, bias)]
         workspace = self._workspace("instance_norm", ctypes.byref(shape), False, multiprocessors)
         args = NormForward(
             stored.pointer, pointer(extra), *map(pointer, parameters), y.pointer, mean.pointer, rstd.pointer, eps

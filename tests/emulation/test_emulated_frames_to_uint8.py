@@ -71,7 +71,9 @@ def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu) -> None:
         for dtype in DTYPES:
             for channels_last in (False, True):
                 for offsets in OFFSETS.values():
-                    emulated_gpu.frames_to_uint8(torch.zeros(shape, dtype=dtype), channels_last=channels_last, offsets=offsets)
+                    emulated_gpu.frames_to_uint8(
+                        torch.zeros(shape, dtype=dtype), channels_last=channels_last, offsets=offsets
+                    )
                     launched |= set(emulated_gpu.kernels)
     kernels = kernels_of(emulated_gpu.path, ["frames_to_uint8.cuh"])
     assert len(kernels) == 20

@@ -114,7 +114,9 @@ def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu) -> None:
     for case in CASES:
         for dtype in DTYPES:
             for channels_last in (False, True):
-                emulated_gpu.softmax_critic_loss(*make(case, dtype), channels_last=channels_last, offset=CASES[case][-1])
+                emulated_gpu.softmax_critic_loss(
+                    *make(case, dtype), channels_last=channels_last, offset=CASES[case][-1]
+                )
                 launched |= set(emulated_gpu.kernels)
     kernels = kernels_of(emulated_gpu.path, ["softmax_critic_loss.cuh"])
     assert len(kernels) == 22

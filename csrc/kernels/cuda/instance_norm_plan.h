@@ -6,6 +6,7 @@
 
 #include "../instance_norm.h"
 #include "instance_norm_channels.cuh"
+#include "instance_norm_combine.cuh"
 #include "instance_norm_planes.cuh"
 
 namespace jdm_fast::cuda {
