@@ -39,7 +39,7 @@ lint: venv ## check the style of Python, C++ and CUDA
 
 bench: venv ## run the benchmarks and print ratios (PYTEST_ARGS=...)
 	@mkdir -p benchmarks/results/local
-	$(RUN) -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=median \
+	$(RUN) -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds \
 	--benchmark-json=benchmarks/results/local/$$(date +%Y%m%d-%H%M%S).json $(PYTEST_ARGS)
 
 # Without .venv, an interpreter that has PyTorch and pytest serves as it is: a GPU machine may have no network.

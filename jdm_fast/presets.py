@@ -21,7 +21,9 @@ def jwdm_small() -> TrainConfig[JWDMConfig]:
     At 64x64 the paper's 8x8 embedding leaves a latent of 9x9 positions and its critics see the whole picture at once;
     trained for minutes that gives blurred pictures with the colours inverted. A 1x1 embedding keeps the latent at a
     quarter of the picture's side, shallow critics judge patches, a larger learning rate makes up for few steps, and the
-    identity term ties the colours down.
+    identity term ties the colours down. The pixel critic of the latent keeps dark sea and dark forest apart: with the
+    patch critic, 1720 steps got land and sea right on 0.90 of the pixels of held-out maps made from satellite
+    pictures, with this one 1204 steps on 0.93.
     """
     return TrainConfig(
         method=JWDMConfig(
@@ -31,6 +33,7 @@ def jwdm_small() -> TrainConfig[JWDMConfig]:
             embedding_kernel=1,
             critic_width=32,
             critic_layers=3,
+            latent_critic="pixel",
             identity_weight=1.0,
             init="default",
         ),

@@ -25,11 +25,12 @@ from jdm_fast.errors import UserError
 from jdm_fast.methods.divergences import DIVERGENCES, Mixture, full_precision, gradient_penalty
 from jdm_fast.methods.protocol import Batch, Terms
 from jdm_fast.networks.autoencoder import SIZE_MULTIPLE, Decoder, Encoder, minimum_side
-from jdm_fast.networks.critics import Critic, LatentCritic
+from jdm_fast.networks.critics import Critic, LatentCritic, PixelLatentCritic
 from jdm_fast.networks.initialize import initialize_weights
 
 DivergenceName = Literal["gan", "lsgan", "hinge", "wgan-gp", "mmd"]
 LatentActivation = Literal["relu", "none"]
+LatentCriticKind = Literal["patch", "pixel"]
 Init = Literal["normal", "default"]
 
 
@@ -63,6 +64,8 @@ class JWDMConfig:
     """A critic's channels double with each layer up to this (paper, Table 5: 2048)."""
     negative_slope: float = 0.01
     """Slope of the critics' LeakyReLU (authors' other code: 0.01)."""
+    latent_critic: LatentCriticKind = "patch"
+    """Critic of the latent (ours; the paper gives none): patch sees neighbourhoods, pixel each position alone."""
     divergence: DivergenceName = "gan"
     """The divergence d of eq. (6) (paper: the original GAN, non-saturating as in CycleGAN; the others are ours)."""
     reconstruction_weight: float = 1.0
@@ -96,7 +99,12 @@ class JWDMConfig:
             self.latent_channels is None or _is_integer(self.latent_channels, 1),
             "an integer of at least 1, or None for 4 * width",
         )
-        for name, choices in (("latent_activation", LatentActivation), ("divergence", DivergenceName), ("init", Init)):
+        for name, choices in (
+            ("latent_activation", LatentActivation),
+            ("latent_critic", LatentCriticKind),
+            ("divergence", DivergenceName),
+            ("init", Init),
+        ):
             self._require(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
         for field in fields(self):
             if isinstance(field.default, float):
@@ -123,7 +131,8 @@ class JWDM(nn.Module):
         config: what it was built from.
         domains: ``("x", "y")``.
         encoders, decoders: by domain, :class:`Encoder` and :class:`Decoder`.
-        critics: :class:`Critic` of ``"x"`` and ``"y"``, :class:`LatentCritic` of ``"latent"``.
+        critics: :class:`Critic` of ``"x"`` and ``"y"``, :class:`LatentCritic` or
+            :class:`PixelLatentCritic` of ``"latent"``.
         size_multiple: :meth:`encode` and :meth:`translate` take images whose sides are multiples of this,
         minimum_size: and at least this. Training may need larger ones for the critics: :meth:`check_size`.
     """
@@ -137,8 +146,12 @@ class JWDM(nn.Module):
         self.encoders = nn.ModuleDict({name: Encoder(*shape, c.latent_activation) for name in self.domains})
         self.decoders = nn.ModuleDict({name: Decoder(*shape) for name in self.domains})
         image = (c.channels, c.critic_width, c.critic_layers, c.critic_max_width, c.negative_slope)
-        latent = (c.latent_channels or 4 * c.width, c.critic_width, c.critic_max_width, c.negative_slope)
-        self.critics = nn.ModuleDict({"x": Critic(*image), "y": Critic(*image), "latent": LatentCritic(*latent)})
+        channels = c.latent_channels or 4 * c.width
+        if c.latent_critic == "pixel":
+            latent: nn.Module = PixelLatentCritic(channels, c.negative_slope)
+        else:
+            latent = LatentCritic(channels, c.critic_width, c.critic_max_width, c.negative_slope)
+        self.critics = nn.ModuleDict({"x": Critic(*image), "y": Critic(*image), "latent": latent})
         initialize_weights(self, c.init, c.init_std)
         self.divergence = DIVERGENCES[c.divergence]
         self.size_multiple = SIZE_MULTIPLE

@@ -68,3 +68,21 @@ class LatentCritic(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.output(self.hidden(latent))
+
+
+class PixelLatentCritic(nn.Sequential):
+    """A critic that judges every latent position alone: [N, latent_channels, h, w] to logits [N, 1, h, w]. Ours.
+
+    Three 1x1 convolutions, 2 * ``latent_channels`` wide. The prior's positions are independent, those of a latent never
+    are: a patch critic can always tell by that, this one has only the distribution of the values to go by.
+    """
+
+    def __init__(self, latent_channels: int = 256, negative_slope: float = 0.01) -> None:
+        width = 2 * latent_channels
+        super().__init__(
+            nn.Conv2d(latent_channels, width, 1),
+            nn.LeakyReLU(negative_slope, inplace=True),
+            nn.Conv2d(width, width, 1),
+            nn.LeakyReLU(negative_slope, inplace=True),
+            nn.Conv2d(width, 1, 1, bias=False),
+        )

@@ -426,6 +426,7 @@ def test_config_survives_json() -> None:
         ("latent_channels", 0, "or None"),
         ("embedding_kernel", 0, "an integer of at least 1"),
         ("latent_activation", "tanh", "one of relu, none"),
+        ("latent_critic", "none", "one of patch, pixel"),
         ("critic_layers", 0, "an integer of at least 1"),
         ("divergence", "wgan", "one of gan, lsgan, hinge, wgan-gp, mmd"),
         ("init", "xavier", "one of normal, default"),

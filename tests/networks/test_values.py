@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jdm_fast.networks import Critic, Decoder, Encoder, LatentCritic, ResidualBlock, initialize_weights
+from jdm_fast.networks import (
+    Critic,
+    Decoder,
+    Encoder,
+    LatentCritic,
+    PixelLatentCritic,
+    ResidualBlock,
+    initialize_weights,
+)
 
 
 class Skip(nn.Module):
@@ -147,6 +155,17 @@ def test_initial_weights(init: str, std: float | None) -> None:
             assert (layer.weight == 1).all() and not layer.bias.any()
 
 
+def test_pixel_latent_critic_judges_each_position_alone() -> None:
+    torch.manual_seed(0)
+    critic, latent = PixelLatentCritic(6), torch.randn(2, 6, 3, 5)
+    logits = critic(latent)
+    assert logits.shape == (2, 1, 3, 5)
+    shuffled = latent.flatten(2)[:, :, torch.randperm(15)]
+    torch.testing.assert_close(
+        critic(shuffled[..., None]).flatten().sort().values, logits.flatten().sort().values, rtol=1e-5, atol=1e-6
+    )
+
+
 def test_initialize_weights_refuses_other_names() -> None:
     with pytest.raises(ValueError, match="xavier"):
         initialize_weights(Critic(width=4, layers=1), "xavier")
@@ -159,6 +178,7 @@ def test_initialize_weights_refuses_other_names() -> None:
         (Decoder(width=4, blocks=1, residual_convs=1, embedding_kernel=2), (2, 16, 3, 5)),
         (Critic(width=4, layers=2), (2, 3, 16, 24)),
         (LatentCritic(16, width=4), (2, 16, 4, 6)),
+        (PixelLatentCritic(16), (2, 16, 4, 6)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
