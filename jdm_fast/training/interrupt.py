@@ -28,6 +28,9 @@ class Interrupted(UserError):
         self.path, self.step, self.signal, self.exit_status = path, step, number, 128 + number
 
 
+_ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
 class StopRequest:
     """Whether SIGINT (Ctrl-C) or SIGTERM has come: ``number`` is the signal's, or None."""
 
@@ -47,8 +50,11 @@ class StopRequest:
 
         def note(number: int, frame: FrameType | None) -> None:
             self.number = number
-            for each, handler in usual.items():
-                signal.signal(each, handler)
+            for (
+                each,
+                handler,
+            ) in usual.items():  # a shell starts background jobs with SIGINT ignored: not the second one
+                signal.signal(each, _ENDING[each] if handler is signal.SIG_IGN else handler)
 
         for number in usual:
             signal.signal(number, note)

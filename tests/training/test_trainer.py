@@ -252,14 +252,22 @@ def test_unknown_method_configuration(configure: Configure, console: Console) ->
         train(configure(method={"width": 3}), console=console)
 
 
-def test_a_second_signal_ends_at_once(configure: Configure, console: Console) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["usual", "ignored"])
+def test_a_second_signal_ends_at_once(handler: object, configure: Configure, console: Console) -> None:
+    """Also in a background job, which a shell starts with SIGINT ignored."""
+
     def twice(event: Event) -> None:
         if event.kind == "log":
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(configure(), console=console, callback=twice)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(configure(), console=console, callback=twice)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_terminal_gets_a_live_line(configure: Configure) -> None:
