@@ -2,12 +2,14 @@
 #   PYTHON=python3.11         the interpreter that .venv is made from
 #   JDM_FAST_CUDA=0|1         as in setup.py, as are TORCH_CUDA_ARCH_LIST, MAX_JOBS and DEBUG
 #   DEMO_ARGS="--data.x DIR"  arguments for `jdm-fast demo`;  PYTEST_ARGS="-k name" for `make test` and `make bench`
+#   BENCHMARKS=benchmarks/bench_instance_norm.py  what `make bench` runs instead of everything
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv demo test lint bench gpu-check clean
 
 PYTHON ?= python3
+BENCHMARKS ?= benchmarks
 VENV := .venv
 RUN := $(VENV)/bin/python
 LOCKS := requirements/lock.txt requirements/nvcc.txt
@@ -39,7 +41,7 @@ lint: venv ## check the style of Python, C++ and CUDA
 
 bench: venv ## run the benchmarks and print ratios (PYTEST_ARGS=...)
 	@mkdir -p benchmarks/results/local
-	$(RUN) -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds \
+	$(RUN) -m pytest $(BENCHMARKS) -q --benchmark-only --benchmark-columns=median,iqr,rounds \
 	--benchmark-json=benchmarks/results/local/$$(date +%Y%m%d-%H%M%S).json $(PYTEST_ARGS)
 
 # Without .venv, an interpreter that has PyTorch and pytest serves as it is: a GPU machine may have no network.
