@@ -147,7 +147,11 @@ def bench_instance_norm(
     speedup = medians["eager"] / medians["fused"]
     passes = 2 + residual + (3 if mode == "forward_backward" else 0)  # x, y, residual; dy, x, dx
     gigabytes = passes * 4 * torch.Size(shape).numel() / 1e9
+    case = f"{mode} {list(shape)} {layout}{' + residual' if residual else ''} on {device}"
+    benchmark.group = f"instance_norm {case}"
     benchmark.extra_info.update(
+        implementation="jdm_fast",
+        bytes=round(gigabytes * 1e9),
         device=str(device),
         eager_ms=medians["eager"] * 1e3,
         fused_ms=medians["fused"] * 1e3,
@@ -156,7 +160,6 @@ def bench_instance_norm(
         gigabytes_per_second=gigabytes / medians["fused"],
         threads=torch.get_num_threads(),
     )
-    case = f"{mode} {list(shape)} {layout}{' + residual' if residual else ''} on {device}"
     print(
         f"\n{case}: eager {medians['eager'] * 1e3:.3f} ms, fused {medians['fused'] * 1e3:.3f} ms, {speedup:.2f}x,"
         f" {gigabytes / medians['fused']:.1f} GB/s"

@@ -42,7 +42,12 @@ def ratio_rows(benchmarks: Iterable[dict[str, Any]]) -> list[tuple[str, str, flo
         median = benchmark["stats"]["median"]
         rate = info["bytes"] / median / 1e9 if "bytes" in info else None
         name = info.get("implementation", benchmark["name"])
-        groups.setdefault(benchmark["group"] or benchmark["name"], []).append((name, median, rate))
+        contenders = groups.setdefault(benchmark["group"] or benchmark["name"], [])
+        if "eager_ms" in info:  # both were timed in turn, which compares better than two benchmarks after one another
+            median, eager = info["fused_ms"] / 1e3, info["eager_ms"] / 1e3
+            rate = info["bytes"] / median / 1e9
+            contenders.append(("eager", eager, info["bytes"] / eager / 1e9))
+        contenders.append((name, median, rate))
     rows = []
     for group, contenders in groups.items():
         ours = next((median for name, median, _ in contenders if name == OURS), None)
