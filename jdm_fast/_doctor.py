@@ -226,7 +226,7 @@ def _facts() -> Table:
     if not torch.cuda.is_available():
         row("GPU", "none visible to PyTorch")
     dali = next((f"{name} {found}" for name in DALI_PACKAGES if (found := _version(name))), None)
-    row("DALI", dali or "not installed (GPU data loading): pip install 'jdm_fast[dali]'")
+    row("DALI", dali or "not installed (the image pipeline needs it): pip install nvidia-dali-cuda130")
     return table
 
 

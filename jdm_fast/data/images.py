@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,8 +17,11 @@ from jdm_fast.errors import UserError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 """Endings of the files taken for images, in either case."""
 
-_MODES = {"RGB", "L", "1", "P", "LA", "PA", "La", "RGBA", "RGBa", "RGBX"}
+_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
+_MODES = {"RGB", "L", "1", "P", "RGBX", "CMYK", "I;16", "I;16L", "I;16B", "I;16N", *_ALPHA}
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture on its side
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_COLOURS, _TIFF_PLANES = 256, 257, 258, 262, 284  # TIFF tags
+_TIFF_DATA = ((273, 279), (324, 325))  # where the strips or tiles of a TIFF begin, and how long they are
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -52,8 +58,27 @@ def find_images(folder: str | Path, recursive: bool = False) -> list[Path]:
     return images
 
 
-def check_image(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image file as :func:`read_image` would give it, from its header alone.
+@dataclass(frozen=True)
+class ImageInfo:
+    """What the header of an image file says.
+
+    Attributes:
+        size: (height, width) as :func:`read_image` gives it, that is, turned as the EXIF orientation says.
+        mode: Pillow's name of the kind of pixels (``RGB``, ``L``, ``RGBA``, ``P``, ``CMYK`` ...), with ``;16`` behind
+            it where a channel has 16 bits: ``L;16``, ``RGB;16``.
+        format: Pillow's name of the file format: ``PNG``, ``JPEG`` ...
+        needs_conversion: decoders that know only 8-bit grey and RGB would not give what :func:`read_image` gives:
+            there is transparency, 16 bits a channel, CMYK, or a kind of TIFF or PPM that few read.
+    """
+
+    size: tuple[int, int]
+    mode: str
+    format: str
+    needs_conversion: bool
+
+
+def inspect_image(path: str | Path) -> ImageInfo:
+    """What an image file is, from its header alone.
 
     A file without its end mark (a download cut short) is decoded to find out whether it is whole.
 
@@ -64,32 +89,44 @@ def check_image(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             _check_kind(image, path)
-            width, height = image.size
-            if image.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
-                width, height = height, width
-            if not _has_end(path, image.format):
+            info = ImageInfo(_upright_size(image), _mode(image), image.format or "", _needs_conversion(image))
+            if not _has_end(path, image):
                 image.load()
     except UserError:
         raise
     except _DECODING_ERRORS as error:
         raise _unreadable(path, error) from error
-    return height, width
+    return info
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def check_image(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image file as :func:`read_image` would give it; see :func:`inspect_image`."""
+    return inspect_image(path).size
+
+
+def read_image(path: str | Path, palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """An image file as uint8 [H, W, 3] RGB, turned as its EXIF orientation says.
 
-    Grey images get three equal channels, palettes are looked up, and what is transparent is laid over white.
+    Grey images get three equal channels, palettes are looked up, and what is transparent is laid over white. Of 16 bits
+    a channel the upper 8 are kept, so that the full range stays the full range. CMYK becomes RGB by Pillow's plain
+    formula, without a colour profile.
+
+    Args:
+        path: the file.
+        palette: the pixels are class numbers, not colours: (red, green, blue) of each number. Only for files of one
+            channel.
 
     Raises:
-        UserError: the file is missing, damaged, or neither 8-bit RGB nor grey (16-bit, float, CMYK, Lab): it names
-        the file.
+        UserError: the file is missing, damaged, or of a kind that has no plain 8-bit picture (32-bit, float, Lab ...),
+        or has class numbers that ``palette`` lacks: it names the file.
     """
     path = Path(path)
     try:
         with Image.open(path) as image:
             _check_kind(image, path)
-            return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(_as_rgb(upright)) if palette is None else _colours(upright, palette, path)
     except UserError:
         raise
     except _DECODING_ERRORS as error:
@@ -126,33 +163,97 @@ def _is_image(relative: Path) -> bool:
 
 
 def _check_kind(image: Image.Image, path: Path) -> None:
-    """Refuse what would lose bits or colours without a word: Pillow opens a 16-bit RGB file as an 8-bit one."""
+    """Refuse what has no plain 8-bit picture, rather than show a wrong one."""
+    deep = image.mode == "I" and _has_16_bits(image)  # Pillow opens some 16-bit files as 32-bit ones
+    if image.mode not in _MODES and not deep:
+        kinds = {"F": "F (32-bit float)", "I": "I (32-bit integers)"}
+        raise UserError(
+            f"{path}: an image of mode {kinds.get(image.mode, image.mode)}; expected grey, RGB or CMYK with 8 or 16 "
+            "bits a channel: convert it first"
+        )
+    if _has_16_bits(image) and _tag(image, _TIFF_PLANES) == 2:
+        raise UserError(
+            f"{path}: a TIFF with 16 bits a channel and a plane for each channel; expected the channels of a pixel "
+            "side by side: convert it first"
+        )
+
+
+def _has_16_bits(image: Image.Image) -> bool:
     raw = str(image.tile[0][3]) if image.tile else ""
-    if ";16" in raw or image.mode.startswith("I"):
-        raise UserError(
-            f"{path}: a 16- or 32-bit image ({raw or image.mode}); expected 8 bits a channel: convert it first"
-        )
-    if image.mode not in _MODES:
-        raise UserError(
-            f"{path}: an image of mode {image.mode}; expected RGB or grey with 8 bits a channel: convert it first"
-        )
+    bits = _tag(image, _TIFF_BITS) or (8,)
+    return ";16" in raw or image.mode.startswith("I;16") or max(bits) == 16
+
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    """A tag of a TIFF file; None where there is none, or the file is no TIFF."""
+    return image.tag_v2.get(tag) if image.format == "TIFF" else None
+
+
+def _mode(image: Image.Image) -> str:
+    if not _has_16_bits(image):
+        return image.mode
+    return "L;16" if image.mode.startswith("I") else f"{image.mode};16"
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    if image.format == "TIFF":  # some versions of Pillow have turned this size already, others have not
+        width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+    on_its_side = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    return (width, height) if on_its_side else (height, width)
+
+
+def _needs_conversion(image: Image.Image) -> bool:
+    plain = image.mode in ("RGB", "L", "1", "P") and not _has_16_bits(image) and "transparency" not in image.info
+    if image.format == "TIFF":
+        grey_or_rgb = _tag(image, _TIFF_COLOURS) in (1, 2) and _tag(image, _TIFF_PLANES) in (None, 1)
+        plain = plain and image.mode in ("RGB", "L") and grey_or_rgb
+    if image.format == "PPM":
+        plain = plain and image.tile[0][0] == "raw"  # not as text, and 255 is white
+    return not plain
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image_8 = Image.fromarray((values >> 8).astype(np.uint8))
+        if "transparency" in image.info:
+            image_8.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+        image = image_8
+    if image.mode in _ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _has_end(path: Path, image_format: str | None) -> bool:
-    """Whether a PNG or JPEG file ends as a whole one does; others are taken at their word."""
-    mark = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}.get(image_format or "")
-    if mark is None:
-        return True
+def _colours(image: Image.Image, palette: Sequence[Sequence[int]], path: Path) -> np.ndarray:
+    if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
+        raise UserError(f"{path}: an image of mode {image.mode}; expected one channel of class numbers")
+    classes = np.asarray(image).astype(np.int64)
+    if classes.max() >= len(palette):
+        raise UserError(
+            f"{path}: the class number {classes.max()} is in it; expected numbers from 0 to {len(palette) - 1}"
+        )
+    return np.asarray(palette, dtype=np.uint8)[classes]
+
+
+def _has_end(path: Path, image: Image.Image) -> bool:
+    """Whether a file is as long, or ends, as a whole one does; ``True`` too where only decoding would tell."""
     with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
-        return mark in file.read()
+        length = os.fstat(file.fileno()).st_size
+        if image.format in ("PNG", "JPEG"):
+            file.seek(max(0, length - 64))
+            return (b"IEND" if image.format == "PNG" else b"\xff\xd9") in file.read()
+        head = file.read(8)
+    if image.format == "TIFF":
+        parts = [zip(_tag(image, at) or (), _tag(image, size) or (), strict=False) for at, size in _TIFF_DATA]
+        return all(at + size <= length for part in parts for at, size in part)
+    if image.format == "BMP":
+        return int.from_bytes(head[2:6], "little") <= length
+    if image.format == "PPM" and image.tile[0][0] == "raw":
+        values = image.width * image.height * len(image.getbands())
+        return image.tile[0][2] + (values // 8 if image.mode == "1" else values) <= length
+    return True
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
