@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +11,33 @@ from rich.console import Console
 
 from jdm_fast import synthesis
 from jdm_fast.cli._progress import counting
+from jdm_fast.cli._scores import as_json, show_scores, write_scores
 from jdm_fast.errors import UserError
+from jdm_fast.metrics import find_palette
+from jdm_fast.metrics.files import VideoTruth
+
+_DOMAINS = ("x", "y")
+_ROWS = {
+    "in_between": "synthesised in between",
+    "cross_fade_decoded": "cross-fade of the decoded key frames",
+    "cross_fade_true": "cross-fade of the true key frames",
+    "key_frames": "key frames, decoded (the floor)",
+}
+
+
+@dataclass
+class Truth:
+    """Score the frames that are made, beside cross-fades."""
+
+    x: Path | None = None
+    """The true frames of domain x: a video or a folder of frames, one for each frame that is made."""
+    y: Path | None = None
+    """The same of domain y."""
+    x_palette: str | None = None
+    """Domain x shows classes by colours: also score mIoU. mask, cityscapes, or a JSON file such as
+    {"road": [128, 64, 128], ...}."""
+    y_palette: str | None = None
+    """The same of domain y."""
 
 
 @dataclass
@@ -43,6 +69,8 @@ class Video:
     """Write PNG frames into the folder OUT instead of a video."""
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
+    truth: Truth = field(default_factory=Truth)
+    """What the frames that are made should have been."""
 
 
 def run(arguments: list[str]) -> int:
@@ -55,11 +83,14 @@ def run(arguments: list[str]) -> int:
             f"got {len(options.paths)} paths after RUN"
         )
     console = Console()
+    input = inputs[0] if len(inputs) == 1 else inputs
     model = synthesis.load(options.run, device=options.device)
+    paths = {domain: path for domain in _DOMAINS if (path := getattr(options.truth, domain)) is not None}
+    truth = _truth(options, input, paths)
     with counting(console, "synthesising", "frames") as on_progress:
         made = synthesis.synthesize_video(
             model,
-            inputs[0] if len(inputs) == 1 else inputs,
+            input,
             output,
             factor=options.factor,
             source=options.source,
@@ -70,10 +101,43 @@ def run(arguments: list[str]) -> int:
             batch_size=options.batch_size,
             as_frames=options.frames,
             on_progress=on_progress,
+            on_frames=None if truth is None else truth.add,
         )
     console.print(
         f"{made.frames} frames from {made.key_frames} key frames, {float(made.fps):g} frames/s:", markup=False
     )
     for name, path in made.files.items():
         console.print(f"  {name:5} {path}", markup=False)
+    if truth is not None:
+        scores = truth.result()
+        for domain, of_domain in scores.items():
+            show_scores(console, f"frames of {domain} against the true ones", of_domain, _ROWS)
+        report = {
+            "run": str(options.run),
+            "input": [str(path) for path in inputs],
+            "source": options.source,
+            "factor": options.factor,
+            "every": options.every,
+            "mode": options.mode,
+            "truth": {domain: str(path) for domain, path in paths.items()},
+            "frames": made.frames,
+            "key_frames": made.key_frames,
+            "scores": {domain: as_json(of_domain) for domain, of_domain in scores.items()},
+        }
+        write_scores(console, output, report)
     return 0
+
+
+def _truth(options: Video, input: Path | list[Path], paths: dict[str, Path]) -> VideoTruth | None:
+    palettes = {}
+    for domain in _DOMAINS:
+        name = getattr(options.truth, f"{domain}_palette")
+        if name is not None:
+            if domain not in paths:
+                raise UserError(f"--truth.{domain}-palette says what the truth is like: it goes with --truth.{domain}")
+            palettes[domain] = find_palette(name)
+    if not paths:
+        return None
+    return VideoTruth(
+        paths, input, factor=options.factor, source=options.source, every=options.every, palettes=palettes
+    )

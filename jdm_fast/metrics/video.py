@@ -1,7 +1,8 @@
 """Synthesised frames against the true ones, in both domains, beside cross-fades.
 
-All errors are L1 in units of [-1, 1] (see :mod:`.truth`). The error of the key frames is reported apart: it is what
-encoding and decoding costs with no interpolation at all, the floor under the in-between frames.
+All errors are L1 in units of [-1, 1] (see :mod:`.truth`, also for PSNR and SSIM). The error of the key frames is
+reported apart: it is what encoding and decoding costs with no interpolation at all, the floor under the in-between
+frames.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jdm_fast.metrics.truth import l1
+from jdm_fast.metrics.classes import Palette
+from jdm_fast.metrics.truth import Score, TruthScores
 
 
 @dataclass(frozen=True)
 class DomainVideoScore:
-    """L1 against the true frames of one domain.
+    """L1 against the true frames of one domain, and PSNR and SSIM of what was synthesised.
 
     Attributes:
         key_frames: of the key frames, encoded and decoded (source) or translated (target).
@@ -23,12 +25,15 @@ class DomainVideoScore:
         cross_fade_decoded: of a cross-fade of those decoded or translated key frames: interpolation of pixels, not
             latents.
         cross_fade_true: of a cross-fade of the true key frames; None in the target domain, where they are not known.
+        psnr, ssim: of the synthesised frames in between; ``ssim`` None for frames smaller than its window.
     """
 
     key_frames: float
     in_between: float
     cross_fade_decoded: float
     cross_fade_true: float | None
+    psnr: float
+    ssim: float | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,68 @@ class VideoScore:
 
     source: DomainVideoScore
     target: DomainVideoScore
+
+
+class DomainVideoScores:
+    """Collects the scores of one domain's frames as they come, holding those of one pair of key frames at most.
+
+    Args:
+        factor: every ``factor``-th frame is a key frame, from the first on; at least 2, so that there are frames in
+            between.
+        is_source: whether this is the domain the key frames were given in.
+        palette: the classes of the domain's colours; gives mIoU.
+    """
+
+    def __init__(self, factor: int, is_source: bool, palette: Palette | None = None) -> None:
+        if factor < 2:
+            raise ValueError(f"factor must be at least 2, got {factor}: without frames in between nothing is compared")
+        self.factor, self.is_source = factor, is_source
+        self.frames = 0
+        names = ("in_between", "cross_fade_decoded", *(("cross_fade_true",) if is_source else ()), "key_frames")
+        self._scores = {name: TruthScores(palette=palette) for name in names}
+        self._made: list[np.ndarray] = []  # from the last key frame on
+        self._truth: list[np.ndarray] = []
+
+    def add(self, made: np.ndarray, truth: np.ndarray) -> None:
+        """Count in the next frames and the true ones, uint8 [N, H, W, 3] each; any N, in time order."""
+        if made.shape != truth.shape:
+            raise ValueError(f"made must have the shape of the truth {list(truth.shape)}, got {list(made.shape)}")
+        for frame, true in zip(made, truth, strict=True):
+            self._made.append(frame)
+            self._truth.append(true)
+            if self.frames % self.factor == 0:
+                self._key_frame()
+            self.frames += 1
+
+    def _key_frame(self) -> None:
+        made, truth = np.stack(self._made), np.stack(self._truth)
+        self._scores["key_frames"].add(made[-1:], truth[-1:])
+        if len(made) > 1:
+            between = truth[1:-1]
+            self._scores["in_between"].add(made[1:-1], between)
+            self._scores["cross_fade_decoded"].add(cross_fade(made[[0, -1]], self.factor)[1:-1], between)
+            if self.is_source:
+                self._scores["cross_fade_true"].add(cross_fade(truth[[0, -1]], self.factor)[1:-1], between)
+        self._made, self._truth = [made[-1]], [truth[-1]]
+
+    def scores(self) -> dict[str, Score]:
+        """All scores of ``in_between``, ``cross_fade_decoded``, ``cross_fade_true`` (source) and ``key_frames``.
+
+        ValueError unless the frames added end with a key frame that is not the first.
+        """
+        if self.frames <= self.factor or (self.frames - 1) % self.factor:
+            raise ValueError(
+                f"the number of frames must be a multiple of factor >= 2, plus 1: got {self.frames} frames, "
+                f"factor {self.factor}"
+            )
+        return {name: scores.result() for name, scores in self._scores.items()}
+
+    def result(self) -> DomainVideoScore:
+        """:meth:`scores` as one record."""
+        scores = self.scores()
+        errors = {name: score.l1 for name, score in scores.items()}
+        between = scores["in_between"]
+        return DomainVideoScore(**{"cross_fade_true": None, **errors}, psnr=between.psnr, ssim=between.ssim)
 
 
 def cross_fade(key_frames: np.ndarray, factor: int) -> np.ndarray:
@@ -67,27 +134,15 @@ def score_video(
         raise ValueError(
             f"made and truth must have the same two domains, one of them {source!r}: {list(made)}, {list(truth)}"
         )
-    target = next(domain for domain in made if domain != source)
     count = len(truth[source])
     if factor < 2 or count <= factor or (count - 1) % factor:
         raise ValueError(
             f"the number of frames must be a multiple of factor >= 2, plus 1: got {count} frames, factor {factor}"
         )
-    return VideoScore(
-        _score_domain(made[source], truth[source], factor, true_key_frames=truth[source][::factor]),
-        _score_domain(made[target], truth[target], factor, true_key_frames=None),
-    )
-
-
-def _score_domain(
-    made: np.ndarray, truth: np.ndarray, factor: int, true_key_frames: np.ndarray | None
-) -> DomainVideoScore:
-    between = np.arange(len(truth)) % factor != 0
-    fade = cross_fade(made[::factor], factor)
-    true_fade = None if true_key_frames is None else cross_fade(true_key_frames, factor)
-    return DomainVideoScore(
-        key_frames=l1(made[::factor], truth[::factor]),
-        in_between=l1(made[between], truth[between]),
-        cross_fade_decoded=l1(fade[between], truth[between]),
-        cross_fade_true=None if true_fade is None else l1(true_fade[between], truth[between]),
-    )
+    results = {}
+    for domain in made:
+        scores = DomainVideoScores(factor, is_source=domain == source)
+        scores.add(made[domain], truth[domain])
+        results[domain] = scores.result()
+    target = next(domain for domain in made if domain != source)
+    return VideoScore(results[source], results[target])

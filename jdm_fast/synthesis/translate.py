@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def translate_files(
     batch_size: int | None = None,
     skip_bad: bool = False,
     on_progress: Callable[[int, int | None], None] | None = None,
+    on_pictures: Callable[[Sequence[Path], np.ndarray, np.ndarray], None] | None = None,
 ) -> Translated:
     """Translate a picture file, or every picture in a folder and its sub-folders, at its own size.
 
@@ -48,6 +49,8 @@ def translate_files(
         batch_size: pictures of one size that go through the networks at once; default by their size.
         skip_bad: do not raise for pictures that cannot be read, only report them.
         on_progress: called with the number of pictures done and the number in all.
+        on_pictures: called after some pictures of one size have been written: their input files, what was read and
+            what was made, uint8 [N, H, W, 3] each (scores are taken here, see :mod:`jdm_fast.metrics.files`).
 
     Raises:
         UserError: nothing to translate, an impossible output; or, after all others have been translated, a list of the
@@ -56,11 +59,14 @@ def translate_files(
     plan = _plan(Path(input), Path(output))
     result = Translated()
     for batch in _batches(list(plan), batch_size, result.failed):
-        pictures = model.translate(np.stack([picture for _, picture in batch]), to, source, batch_size=len(batch))
-        for (path, _), picture in zip(batch, pictures, strict=True):
+        pictures = np.stack([picture for _, picture in batch])
+        translated = model.translate(pictures, to, source, batch_size=len(batch))
+        for (path, _), picture in zip(batch, translated, strict=True):
             make_folder(plan[path].parent)
             save_image(plan[path], picture)
             result.files.append(plan[path])
+        if on_pictures:
+            on_pictures([path for path, _ in batch], pictures, translated)
         if on_progress:
             on_progress(len(result.files) + len(result.failed), len(plan))
     if result.failed and not skip_bad:

@@ -56,6 +56,7 @@ def synthesize_video(
     crf: int = 18,
     batch_size: int | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
+    on_frames: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> VideoResult:
     """Make ``factor`` times the frames of a video, in both domains.
 
@@ -72,6 +73,8 @@ def synthesize_video(
         mode, batch_size: see :meth:`Model.video`. crf: see :class:`VideoWriter`.
         on_progress: called with the number of frames made for each domain and, if the input tells, the number there
             will be.
+        on_frames: called with the frames as they are made, before they are encoded: by domain uint8 [b, H, W, 3], in
+            time order (scores are taken here, see :mod:`jdm_fast.metrics.files`).
 
     Raises:
         UserError: bad input or output, fewer than two key frames. No output exists then; what was there before still
@@ -92,6 +95,8 @@ def synthesize_video(
     else:
         rate = DEFAULT_FPS if frames.fps is None else frames.fps * Fraction(factor, every)
     parts = model.stream_video(key_frames, factor, source, mode, batch_size)
+    if on_frames is not None:
+        parts = _shown(parts, on_frames)
     total = None if frames.count is None else (-(-frames.count // every) - 1) * factor + 1
     if is_file:
         made = _write(parts, {name: VideoWriter(path, rate, crf) for name, path in paths.items()}, total, on_progress)
@@ -129,6 +134,14 @@ def _write(
         for writer in writers.values():
             writer.publish()
     return made
+
+
+def _shown(
+    parts: Iterable[dict[str, np.ndarray]], show: Callable[[dict[str, np.ndarray]], None]
+) -> Iterator[dict[str, np.ndarray]]:
+    for part in parts:
+        show(part)
+        yield part
 
 
 def _publish_folder(scratch: Path, output: Path) -> None:
