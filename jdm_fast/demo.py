@@ -20,6 +20,7 @@ from jdm_fast._files import make_folder, write_atomically
 from jdm_fast.data import find_images, read_image, resize_image, save_image
 from jdm_fast.data.earth import Earth
 from jdm_fast.data.flyover import Camera, Clip, fly_over
+from jdm_fast.data.sheet import contact_sheet
 from jdm_fast.data.video_files import write_video
 from jdm_fast.errors import UserError
 from jdm_fast.metrics import DomainVideoScore, Score, score_translation, score_video
@@ -210,18 +211,6 @@ def _config(demo: Demo) -> TrainConfig:
 def _read_folder(folder: Path) -> np.ndarray:
     """uint8 [N, H, W, 3], by name."""
     return np.stack([read_image(path) for path in find_images(folder)])
-
-
-def contact_sheet(rows: list[np.ndarray], scale: int = 1, gap: int = 2) -> np.ndarray:
-    """Rows of pictures of one size, uint8 [N, H, W, 3] each, as one picture, enlarged ``scale`` times."""
-    columns = max(len(row) for row in rows)
-    height, width = rows[0].shape[1] * scale, rows[0].shape[2] * scale
-    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for down, row in enumerate(rows):
-        for right, picture in enumerate(row.repeat(scale, 1).repeat(scale, 2)):
-            top, left = down * (height + gap), right * (width + gap)
-            sheet[top : top + height, left : left + width] = picture
-    return sheet
 
 
 def _score_table(title: str, scores: dict[str, Score]) -> Table:

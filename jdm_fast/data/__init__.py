@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from jdm_fast.data.images import IMAGE_SUFFIXES, check_image, find_images, read_image, resize_image, save_image
-from jdm_fast.data.unpaired import Domains, Prefetcher, UnpairedImages, find_domains
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "Domains",
-    "Prefetcher",
-    "UnpairedImages",
     "check_image",
-    "find_domains",
     "find_images",
     "read_image",
     "resize_image",

@@ -238,7 +238,7 @@ def aligned_by_name(groups: Sequence[Group]) -> Group | None:
     if len(groups) == 1:
         return groups[0] if len(groups[0].domains) > 1 else None
     domains = [item for group in groups for item in group.domains.items()]
-    if len({name for name, _ in domains}) != len(domains):
+    if not domains or len({name for name, _ in domains}) != len(domains):
         return None
     stems = []
     for _, domain in domains:

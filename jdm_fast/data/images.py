@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -21,6 +22,7 @@ _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _MODES = {"RGB", "L", "1", "P", "RGBX", "CMYK", "I;16", "I;16L", "I;16B", "I;16N", *_ALPHA}
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 turn the picture on its side
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_COLOURS, _TIFF_PLANES = 256, 257, 258, 262, 284  # TIFF tags
+_PNG_TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that may hold an orientation
 _TIFF_DATA = ((273, 279), (324, 325))  # where the strips or tiles of a TIFF begin, and how long they are
 _DECODING_ERRORS = (
     OSError,
@@ -89,9 +91,12 @@ def inspect_image(path: str | Path) -> ImageInfo:
     try:
         with Image.open(path) as image:
             _check_kind(image, path)
-            info = ImageInfo(_upright_size(image), _mode(image), image.format or "", _needs_conversion(image))
-            if not _has_end(path, image):
-                image.load()
+            end = _look_behind(path, image)
+            info = ImageInfo(
+                _upright_size(image, end.has_text), _mode(image), image.format or "", _needs_conversion(image)
+            )
+            if not end.found:
+                image.load()  # raises if the pixels are not whole
     except UserError:
         raise
     except _DECODING_ERRORS as error:
@@ -124,7 +129,8 @@ def read_image(path: str | Path, palette: Sequence[Sequence[int]] | None = None)
     try:
         with Image.open(path) as image:
             _check_kind(image, path)
-            image.load()
+            if _has_16_bits(image) and isinstance(image.info.get("transparency"), tuple):
+                image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
             upright = ImageOps.exif_transpose(image)
             return np.asarray(_as_rgb(upright)) if palette is None else _colours(upright, palette, path)
     except UserError:
@@ -195,11 +201,13 @@ def _mode(image: Image.Image) -> str:
     return "L;16" if image.mode.startswith("I") else f"{image.mode};16"
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _upright_size(image: Image.Image, text_behind: bool) -> tuple[int, int]:
     width, height = image.size
+    # Of a PNG without EXIF, getexif() decodes the pixels to see what is behind them: not if that is known.
+    exif = image.getexif() if text_behind else Image.Image.getexif(image)
     if image.format == "TIFF":  # some versions of Pillow have turned this size already, others have not
         width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-    on_its_side = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    on_its_side = exif.get(_ORIENTATION) in (5, 6, 7, 8)
     return (width, height) if on_its_side else (height, width)
 
 
@@ -237,23 +245,46 @@ def _colours(image: Image.Image, palette: Sequence[Sequence[int]], path: Path) -
     return np.asarray(palette, dtype=np.uint8)[classes]
 
 
-def _has_end(path: Path, image: Image.Image) -> bool:
-    """Whether a file is as long, or ends, as a whole one does; ``True`` too where only decoding would tell."""
+class _End(NamedTuple):
+    """What is behind the pixels of a file: its end (``True`` too where only decoding would tell), and texts."""
+
+    found: bool
+    has_text: bool = False
+
+
+def _look_behind(path: Path, image: Image.Image) -> _End:
+    """Whether a file is as long, or ends, as a whole one does."""
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
-        if image.format in ("PNG", "JPEG"):
+        if image.format == "PNG":
+            return _last_chunks(file, length)
+        if image.format == "JPEG":
             file.seek(max(0, length - 64))
-            return (b"IEND" if image.format == "PNG" else b"\xff\xd9") in file.read()
+            return _End(b"\xff\xd9" in file.read())
         head = file.read(8)
     if image.format == "TIFF":
         parts = [zip(_tag(image, at) or (), _tag(image, size) or (), strict=False) for at, size in _TIFF_DATA]
-        return all(at + size <= length for part in parts for at, size in part)
+        return _End(all(at + size <= length for part in parts for at, size in part))
     if image.format == "BMP":
-        return int.from_bytes(head[2:6], "little") <= length
+        return _End(int.from_bytes(head[2:6], "little") <= length)
     if image.format == "PPM" and image.tile[0][0] == "raw":
-        values = image.width * image.height * len(image.getbands())
-        return image.tile[0][2] + (values // 8 if image.mode == "1" else values) <= length
-    return True
+        bits = image.width * image.height * len(image.getbands()) * (16 if _has_16_bits(image) else 8)
+        return _End(image.tile[0][2] + (bits // 8 if image.mode != "1" else bits // 64) <= length)
+    return _End(True)
+
+
+def _last_chunks(file: BinaryIO, length: int) -> _End:
+    """Step over the chunks of a PNG file, without reading what is in them."""
+    position, pixels, text = 8, False, False
+    while position + 12 <= length:
+        file.seek(position)
+        size, name = struct.unpack(">I4s", file.read(8))
+        pixels = pixels or name == b"IDAT"
+        text = text or (pixels and name in _PNG_TEXTS)
+        position += 12 + size
+        if name == b"IEND":
+            return _End(position <= length, text)
+    return _End(False, text)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from jdm_fast.data.unpaired import Preprocess, as_size
+from jdm_fast.data.dataset import Pairing
+from jdm_fast.data.geometry import Preprocess, as_size
 from jdm_fast.errors import UserError
 
 MethodConfig = TypeVar("MethodConfig")
@@ -18,30 +19,46 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images are: two folders, or a CycleGAN root."""
+    """Where the images are: the root of a data set in a known layout, or two folders."""
 
     x: Path | None = None
     """Folder of the training images of domain x."""
     y: Path | None = None
     """Folder of the training images of domain y."""
     root: Path | None = None
-    """Instead of x and y: a CycleGAN root that holds trainA and trainB (and testA and testB for the sample grids)."""
+    """Instead of x and y: the root of a data set; its layout is found (``jdm-fast data check ROOT`` shows it)."""
+    layout: str = "auto"
+    """Name of the root's layout, where auto finds another one than meant."""
+    domains: tuple[str, ...] | None = None
+    """Which of the root's domains are x and y, by the layout's names, such as ``winter summer``; its order is kept."""
+    pairing: Literal["auto", "paired", "shuffled", "disjoint"] = "auto"
+    """Of pictures that belong together: paired keeps them together; shuffled draws each domain in an order of its own
+    (CycleGAN, and auto); disjoint trains on a different half of the pairs in each domain."""
     x_test: Path | None = None
-    """Held-out images of domain x for the sample grids; without them the grids show training images."""
+    """Held-out images of domain x for sample grids and scores; without them those of the root's test split."""
     y_test: Path | None = None
-    """Held-out images of domain y for the sample grids."""
+    """Held-out images of domain y."""
     recursive: bool = False
     """Look for images in sub-folders too."""
+    skip_bad: bool = False
+    """Leave out files that cannot be read, saying which, instead of refusing the data set."""
     max_dataset_size: int | None = None
     """Use no more than this many images of each domain, the first by name (CycleGAN: no limit)."""
-    cache_mb: int = 1024
-    """Megabytes of memory for decoded, resized images: what fits is decoded once, the rest in each epoch."""
+    cache_mb: int = 4096
+    """Megabytes on the disk for decoded, resized images of all data sets together, the least recently used going
+    first; what does not fit is decoded in each epoch. 0 is off."""
+    threads: int | None = None
+    """Threads of the image pipeline; by default as many as suit the device."""
 
     def __post_init__(self) -> None:
         if self.max_dataset_size is not None and self.max_dataset_size < 1:
             raise UserError(f"data.max_dataset_size: expected at least 1 or nothing, got {self.max_dataset_size}")
         if self.cache_mb < 0:
             raise UserError(f"data.cache_mb: expected 0 or more, got {self.cache_mb}")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"data.threads: expected at least 1 or nothing, got {self.threads}")
+        if self.pairing not in ("auto", *get_args(Pairing)):
+            raise UserError(f"data.pairing: expected one of auto, {', '.join(get_args(Pairing))}, got {self.pairing!r}")
 
 
 @dataclass(frozen=True)
@@ -104,6 +121,10 @@ class TrainConfig(Generic[MethodConfig]):
     """Steps between sample grids; 0 is none."""
     sample_count: int = 4
     """Images of each domain in a sample grid."""
+    eval_every: int = 0
+    """Steps between scores of translations against the truth, where held-out images are paired; 0 is none."""
+    eval_count: int = 64
+    """Held-out pairs that are scored, evenly spaced by name."""
 
     def __post_init__(self) -> None:
         for name in ("load_size", "crop_size"):
@@ -118,6 +139,7 @@ class TrainConfig(Generic[MethodConfig]):
         for name, least in (
             ("batch_size", 1), ("n_epochs", 0), ("n_epochs_decay", 0), ("pool_size", 0), ("save_every_steps", 0),
             ("keep_last", 1), ("log_every", 1), ("sample_every", 0), ("sample_count", 1), ("seed", 0),
+            ("eval_every", 0), ("eval_count", 1),
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= least, f"an integer of at least {least}")
         self._require("n_epochs", self.n_epochs + self.n_epochs_decay >= 1, "n_epochs + n_epochs_decay of at least 1")
@@ -134,8 +156,11 @@ class TrainConfig(Generic[MethodConfig]):
 
 # Fields that may change when a run is continued: they say where files are and how often to write, not what is computed.
 # The images themselves are compared by their fingerprint, so that a data set may move.
-_FREE = {"out", "device", "save_every_steps", "keep_last", "log_every", "sample_every", "sample_count"}
-_FREE_DATA = {"x", "y", "root", "x_test", "y_test", "recursive", "cache_mb"}
+_FREE = {
+    "out", "device", "save_every_steps", "keep_last", "log_every", "sample_every", "sample_count", "eval_every",
+    "eval_count",
+}  # fmt: skip
+_FREE_DATA = {"x", "y", "root", "layout", "x_test", "y_test", "recursive", "skip_bad", "cache_mb", "threads"}
 
 
 def differing_fields(config: TrainConfig[Any], other: TrainConfig[Any]) -> list[str]:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from jdm_fast.data import save_image
+from jdm_fast.data.sheet import contact_sheet
 from jdm_fast.ops import frames_to_uint8
 
 _GAP = 4
-_CAPTION = 18
 _LEAST_SIDE = 112  # narrower pictures are enlarged, so that their captions fit
 
 
@@ -37,8 +36,11 @@ def write_samples(path: Path, method: nn.Module, images: dict[str, Tensor]) -> N
             made = method.generate(images)
     finally:
         method.train(training)
-    columns = _columns(tuple(images), images, made)
-    save_image(path, _grid([(caption, _pixels(pictures)) for caption, pictures in columns]))
+    captions, columns = zip(*_columns(tuple(images), images, made), strict=True)
+    pictures = [_pixels(column) for column in columns]
+    scale = max(1, -(-_LEAST_SIDE // pictures[0].shape[2]))
+    rows = [[column[row] for column in pictures] for row in range(len(pictures[0]))]
+    save_image(path, contact_sheet(rows, titles=captions, scale=scale, gap=_GAP))
 
 
 def _columns(domains: tuple[str, ...], images: dict[str, Tensor], made: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
@@ -61,19 +63,3 @@ def _pixels(images: Tensor) -> np.ndarray:
     if images.shape[1] != 3:
         images = images[:, :1].expand(-1, 3, -1, -1)
     return frames_to_uint8(images.contiguous()).cpu().numpy()
-
-
-def _grid(columns: list[tuple[str, np.ndarray]]) -> np.ndarray:
-    """One picture of all: uint8 [H, W, 3]."""
-    count, height, width = columns[0][1].shape[:3]
-    scale = max(1, -(-_LEAST_SIDE // width))
-    height, width = scale * height, scale * width
-    canvas = Image.new("RGB", (_GAP + len(columns) * (width + _GAP), _CAPTION + count * (height + _GAP)), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
-    for column, (caption, pictures) in enumerate(columns):
-        left = _GAP + column * (width + _GAP)
-        draw.text((left, 3), caption, fill="black", font=font)
-        for row, picture in enumerate(pictures):
-            enlarged = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
-            canvas.paste(enlarged, (left, _CAPTION + row * (height + _GAP)))
-    return np.asarray(canvas)

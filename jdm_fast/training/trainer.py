@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from jdm_fast import methods
 from jdm_fast._plain import from_plain, to_plain
-from jdm_fast.data import Prefetcher, UnpairedImages, find_domains
 from jdm_fast.errors import UserError
+from jdm_fast.metrics.held_out import as_numbers, score_held_out
 from jdm_fast.runs import RunFolder, load_networks, read_config, write_config
 from jdm_fast.training.checkpoint import newest_checkpoint, restore, save_checkpoint
-from jdm_fast.training.config import DataConfig, TrainConfig, differing_fields
+from jdm_fast.training.config import TrainConfig, differing_fields
+from jdm_fast.training.data import open_data
 from jdm_fast.training.interrupt import Interrupted, StopRequest
 from jdm_fast.training.log import LossWindow, MetricsLog, NonFiniteLoss
 from jdm_fast.training.progress import ProgressDisplay, say
@@ -34,10 +34,11 @@ class Event:
 
     Attributes:
         kind: what happened. step, total_steps: steps done, and of the whole training. path: the file that was written
-        (for ``sample`` and ``checkpoint``) or the run's folder. metrics: for ``log``, the line as in ``metrics.jsonl``.
+        (for ``sample`` and ``checkpoint``) or the run's folder. metrics: for ``log`` and ``score``, the line as in
+        ``metrics.jsonl``.
     """
 
-    kind: Literal["start", "log", "sample", "checkpoint", "end"]
+    kind: Literal["start", "log", "sample", "score", "checkpoint", "end"]
     step: int
     total_steps: int
     path: Path
@@ -77,13 +78,17 @@ class _Training:
         self.config, self.device, self.console, self.callback = config, device, console, callback
         self.method_name, method_class = _method_of(config)
         self.folder = RunFolder(config.out)
-        self.data, self.samples = _open_data(config)
-        self.schedule = Schedule(
-            config.lr_policy, config.lr, config.n_epochs, config.n_epochs_decay, self.data.steps_per_epoch
-        )
         torch.manual_seed(config.seed)
         self.method = method_class(config.method)
-        self.method.check_size(*self.data.size)
+        _require_translate(config, self.method, self.method_name)
+        self.data = open_data(
+            config, self.method.domains, device=device, warn=lambda text: say(self.console, text, "yellow")
+        )
+        self.loader = self.data.loader
+        self.method.check_size(*self.loader.size)
+        self.schedule = Schedule(
+            config.lr_policy, config.lr, config.n_epochs, config.n_epochs_decay, self.loader.steps_per_epoch
+        )
         self.method.to(device).train()
         self.engine = EagerEngine(
             self.method,
@@ -120,8 +125,8 @@ class _Training:
             if document is not None:
                 load_networks(self.method, document["networks"], self.folder.checkpoint(document["step"]))
                 start = restore(document, self.engine, self.window)
-        write_config(self.folder, self.method_name, to_plain(self.config), self.data.describe())
-        total, counts = self.schedule.total_steps, self.data.counts
+        write_config(self.folder, self.method_name, to_plain(self.config), self.loader.describe())
+        total, counts = self.schedule.total_steps, self.loader.counts
         images = " and ".join(f"{count} of {name}" for name, count in counts.items())
         begin = f"continuing {self.folder.path} after step {start}" if start else f"training into {self.folder.path}"
         if start >= total:
@@ -138,7 +143,7 @@ class _Training:
             )
         method = from_plain(type(self.config.method), document["config"].get("method"), where)
         differing = differing_fields(self.config, from_plain(TrainConfig, document["config"], where, method=method))
-        images, before = self.data.describe(), document.get("images", {})
+        images, before = self.loader.describe(), document.get("images", {})
         differing += [
             f"images of {name}: {images[name]} ({before.get(name)})"
             for name in images
@@ -151,19 +156,15 @@ class _Training:
             )
 
     def _steps(self, start: int, total: int) -> None:
-        on_gpu = self.device.type == "cuda"
-        samples = {name: images.to(self.device) for name, images in self.samples.items()}
         with (
             StopRequest().listening() as stop,
             ProgressDisplay(self.console, start, total) as progress,
-            Prefetcher(self.data, range(start, total), pin=on_gpu) as prefetcher,
+            self.loader.batches(start, total) as batches,
         ):
-            clock = _Clock(self.config.batch_size * len(self.data.domains))
-            batches = iter(prefetcher)
+            clock = _Clock(self.config.batch_size * len(self.loader.keys))
             for done in range(start + 1, total + 1):
                 with clock.waiting():
-                    host_batch = next(batches)
-                batch = {name: images.to(self.device, non_blocking=True) for name, images in host_batch.items()}
+                    batch = next(batches)
                 lr = self.schedule.learning_rate(done - 1)
                 self.window.add(done, self.engine.step(batch, lr))
                 clock.steps += 1
@@ -173,8 +174,10 @@ class _Training:
                     self._log(done, lr, clock, progress)
                 asked = stop.number  # read once: a signal may come at any time, and only a saved state answers it
                 with clock.stopped():
-                    if self._due(self.config.sample_every, done, done == total and bool(samples)):
-                        self._write_samples(done, samples)
+                    if self._due(self.config.sample_every, done, done == total and bool(self.data.shown)):
+                        self._write_samples(done)
+                    if self._due(self.config.eval_every, done, done == total and bool(self.data.truth)):
+                        self._score(done)
                     if self._due(self.config.save_every_steps, done, done == total or asked is not None):
                         self._save(done)
                 if asked is not None and done < total:
@@ -192,10 +195,24 @@ class _Training:
         progress.show(done, record)
         self._tell("log", done, self.folder.path, record)
 
-    def _write_samples(self, done: int, images: dict[str, Tensor]) -> None:
+    def _write_samples(self, done: int) -> None:
         with self.engine.averaged():
-            write_samples(self.folder.sample(done), self.method, images)
+            write_samples(self.folder.sample(done), self.method, self.data.shown)
         self._tell("sample", done, self.folder.sample(done))
+
+    def _score(self, done: int) -> None:
+        """Log how near translations of held-out pictures come to the truth."""
+        self.method.eval()
+        try:
+            with self.engine.averaged():
+                scores = score_held_out(
+                    self.method.translate, self.data.truth, self.method.domains, palettes=self.data.palettes
+                )
+        finally:
+            self.method.train()
+        record = {"step": done, **as_numbers(scores)}
+        self.log.write(record)
+        self._tell("score", done, self.folder.path, record)
 
     def _save(self, done: int) -> None:
         self.log.flush_to_disk()
@@ -274,42 +291,6 @@ def _method_of(config: TrainConfig[Any]) -> tuple[str, type[torch.nn.Module]]:
     raise UserError(f"method: expected the configuration of a method ({expected}), got {type(config.method).__name__}")
 
 
-def _open_data(config: TrainConfig[Any]) -> tuple[UnpairedImages, dict[str, Tensor]]:
-    """The training data, and the fixed images for sample grids: held-out ones if there are any."""
-    train_roots, test_roots = _image_folders(config.data)
-    options = dict(
-        load_size=config.load_size,
-        crop_size=config.crop_size,
-        flip=config.flip,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        preprocess=config.preprocess,
-        channels=getattr(config.method, "channels", 3),  # methods of other channels than RGB's have this field
-        recursive=config.data.recursive,
-    )
-    data = UnpairedImages(
-        *train_roots, **options, max_dataset_size=config.data.max_dataset_size, cache_mb=config.data.cache_mb
-    )
-    shown = data
-    if test_roots is not None and config.sample_every:
-        shown = UnpairedImages(*test_roots, **options, cache_mb=0)
-    return data, shown.fixed(config.sample_count) if config.sample_every else {}
-
-
-def _image_folders(data: DataConfig) -> tuple[tuple[Path, Path], tuple[Path, Path] | None]:
-    """Folders of x and y to train on, and to show in sample grids if there are others."""
-    if data.root is not None:
-        if data.x is not None or data.y is not None:
-            raise UserError("data: give either root or x and y, not both")
-        found = find_domains(data.root)
-        train, test = (found.train_x, found.train_y), (found.test_x, found.test_y)
-    elif data.x is not None and data.y is not None:
-        train, test = (data.x, data.y), (None, None)
-    else:
-        missing = "x" if data.x is None and data.y is not None else "y" if data.x is not None else "x and y"
-        raise UserError(f"data: {missing} missing; expected two folders of images, x and y, or a CycleGAN root")
-    if (data.x_test is None) != (data.y_test is None):
-        raise UserError("data: give both x_test and y_test, or neither")
-    if data.x_test is not None and data.y_test is not None:
-        return train, (data.x_test, data.y_test)
-    return train, (test[0], test[1]) if test[0] is not None and test[1] is not None else None
+def _require_translate(config: TrainConfig[Any], method: torch.nn.Module, name: str) -> None:
+    if config.eval_every and not hasattr(method, "translate"):
+        raise UserError(f"eval_every: translations are scored, and the method {name} makes none; use eval_every=0")

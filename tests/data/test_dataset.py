@@ -138,13 +138,14 @@ class TestAlignedByName:
     @pytest.mark.parametrize(
         "groups",
         [
+            [],
             [Group({"x": numbered("a", 2)})],
             [Group({"x": numbered("a", 2)}), Group({"y": numbered("b", 3)})],
             [Group({"x": files("a", "1.png", "1.jpg")}), Group({"y": files("b", "1.png", "1.jpg")})],
             list(layout(*PAIRS).groups("train")),
             [Group({"x": numbered("a", 2)}), Group({"y": Features(np.zeros((2, 1, 3), np.float32), Path("f"))})],
         ],
-        ids=["one domain", "other names", "names twice", "a domain twice", "vectors"],
+        ids=["none", "one domain", "other names", "names twice", "a domain twice", "vectors"],
     )
     def test_no_pairs(self, groups: list[Group]) -> None:
         assert aligned_by_name(groups) is None

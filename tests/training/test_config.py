@@ -50,7 +50,9 @@ def test_impossible_values_are_refused_by_name(changes: dict[str, Any]) -> None:
         TrainConfig(method=JWDMConfig(), **changes)
 
 
-@pytest.mark.parametrize("changes", [{"max_dataset_size": 0}, {"cache_mb": -1}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"max_dataset_size": 0}, {"cache_mb": -1}, {"threads": 0}, {"pairing": "both"}], ids=str
+)
 def test_impossible_data_settings(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"^data.{next(iter(changes))}: expected"):
         DataConfig(**changes)
@@ -106,19 +108,24 @@ def test_what_may_change_when_a_run_is_continued(configure: Callable[..., Any]) 
     config = configure()
     free = configure(
         out=Path("elsewhere"), device="auto", save_every_steps=1, keep_last=9, log_every=9, sample_every=9,
-        sample_count=9, data=DataConfig(root=Path("moved"), recursive=True, cache_mb=1),
+        sample_count=9, eval_every=9, eval_count=9,
+        data=DataConfig(root=Path("moved"), recursive=True, cache_mb=1, layout="cyclegan", skip_bad=True, threads=3),
     )  # fmt: skip
     assert differing_fields(free, config) == []
     changed = configure(
-        lr=0.5, n_epochs=9, method=dataclasses.replace(config.method, width=3), data=DataConfig(max_dataset_size=2)
+        lr=0.5,
+        n_epochs=9,
+        method=dataclasses.replace(config.method, width=3),
+        data=DataConfig(max_dataset_size=2, pairing="disjoint"),
     )
     assert differing_fields(changed, config) == [
         "n_epochs=9 (1)",
         "lr=0.5 (0.001)",
+        "data.pairing=disjoint (auto)",
         "data.max_dataset_size=2 (None)",
         "method.width=3 (2)",
     ]
     assert differing_fields(configure(method=JWDMConfig()), config) == ["method: JWDMConfig (FakeConfig)"]
     # Whatever a new field means, somebody must have decided on which side it is.
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert len(known) == 23, "a field was added: if it does not change the result, list it as free, and count it here"
+    assert len(known) == 25, "a field was added: if it does not change the result, list it as free, and count it here"

@@ -11,7 +11,7 @@ from jdm_fast.methods import JWDM, JWDMConfig
 from jdm_fast.training.samples import write_samples
 from tests.training.fake_method import FakeConfig, FakeMethod
 
-CAPTION, GAP = 18, 4
+CAPTION, GAP = 16, 4
 
 
 def test_pictures_are_where_their_captions_say(tmp_path: Path) -> None:
@@ -34,13 +34,13 @@ def test_pictures_are_where_their_captions_say(tmp_path: Path) -> None:
     grid = read_image(tmp_path / "grid.png")
     # x: input, translation into y, cycle; y: input, reconstruction, translation into x; then what is left.
     shown = [0.1, levels[3], levels[1], -0.1, levels[4], levels[2], levels[0]]
-    assert grid.shape == (CAPTION + 2 * (112 + GAP), GAP + 7 * (120 + GAP), 3)
+    assert grid.shape == (CAPTION + 2 * (112 + GAP) - GAP, 7 * (120 + GAP) - GAP, 3)
     for column, level in enumerate(shown):
         for row in range(2):
-            top, left = CAPTION + row * (112 + GAP), GAP + column * (120 + GAP)
+            top, left = CAPTION + row * (112 + GAP), column * (120 + GAP)
             cell = grid[top : top + 112, left : left + 120]
             assert np.abs(cell.astype(float) - (float(level) + 1) * 127.5).max() <= 0.5 + 1e-3, (row, column)
-        assert (grid[: CAPTION - 1, left : left + 120] < 128).any(), "there must be a caption"
+        assert (grid[:CAPTION, left : left + 120] < 128).any(), "there must be a caption"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -51,13 +51,13 @@ def test_small_and_grey_pictures_of_jwdm(tmp_path: Path, channels: int) -> None:
     write_samples(tmp_path / "grid.png", method, images)
     grid = read_image(tmp_path / "grid.png")
     scale = 5  # ceil(112 / 24)
-    assert grid.shape == (CAPTION + 3 * (16 * scale + GAP), GAP + 8 * (24 * scale + GAP), 3)
+    assert grid.shape == (CAPTION + 3 * (16 * scale + GAP) - GAP, 8 * (24 * scale + GAP) - GAP, 3)
     expected = ((images["x"][0].expand(3, -1, -1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-    shown = grid[CAPTION : CAPTION + 16 * scale : scale, GAP : GAP + 24 * scale : scale]
+    shown = grid[CAPTION : CAPTION + 16 * scale : scale, : 24 * scale : scale]
     assert np.abs(shown.astype(int) - expected.numpy().astype(int)).max() <= 1
 
 
 def test_the_fake_method_has_a_grid_too(tmp_path: Path) -> None:
     method = FakeMethod(FakeConfig())
     write_samples(tmp_path / "grid.png", method, {name: torch.zeros(1, 3, 8, 8) for name in ("x", "y")})
-    assert read_image(tmp_path / "grid.png").shape[1] == GAP + 4 * (112 + GAP)
+    assert read_image(tmp_path / "grid.png").shape[1] == 4 * (112 + GAP) - GAP

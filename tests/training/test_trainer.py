@@ -11,7 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from jdm_fast.data import UnpairedImages, read_image
+from jdm_fast.data import read_image
+from jdm_fast.data.layouts import two_folders
+from jdm_fast.data.loader import Loader
 from jdm_fast.errors import UserError
 from jdm_fast.methods import METHODS
 from jdm_fast.runs import RunFolder
@@ -93,7 +95,8 @@ def test_each_step_gets_the_batch_of_its_number(
     monkeypatch.setattr(FakeMethod, "generate", watched)
     config = configure(batch_size=2, n_epochs_decay=0)
     train(config, console=console)
-    data = UnpairedImages(images / "trainA", images / "trainB", 18, 16, seed=config.seed, batch_size=2)
+    groups = two_folders(images / "trainA", images / "trainB").groups("train")
+    data = Loader(groups, load_size=18, crop_size=16, seed=config.seed, batch_size=2)
     assert len(seen) == data.steps_per_epoch == 4
     assert all(torch.equal(batch, data.batch(step)["x"]) for step, batch in enumerate(seen))
 

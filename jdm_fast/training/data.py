@@ -1,0 +1,150 @@
+"""From a training's configuration to its batches: which data set, which domains, which pictures are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jdm_fast.data.check import without_bad
+from jdm_fast.data.dataset import LETTERS, Features, Group, Layout, aligned_by_name, arrange, batch_keys
+from jdm_fast.data.layouts import find_layout, two_folders
+from jdm_fast.data.loader import Loader
+from jdm_fast.errors import UserError
+from jdm_fast.metrics.classes import PALETTES, Palette
+from jdm_fast.training.config import DataConfig, TrainConfig
+
+_CHUNK = 16
+_HELD_OUT = ("test", "val")  # the first of these splits that a layout has
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads.
+
+    Attributes:
+        loader: the training batches. shown: pictures for the sample grids, held-out ones if there are any; empty if no
+        grids are asked for. truth: batches of held-out pictures that are the truth of each other; empty if no scores
+        are asked for. palettes: of the domains whose colours mean classes that are known.
+    """
+
+    loader: Loader
+    shown: dict[str, Tensor]
+    truth: list[dict[str, Tensor]]
+    palettes: dict[str, Palette]
+
+
+def open_data(
+    config: TrainConfig[Any],
+    domains: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+    warn: Callable[[str], None] = lambda text: None,
+) -> TrainingData:
+    """Find the data set, check its files and make the loaders.
+
+    Args:
+        config: what to read and how.
+        domains: the keys of the batches that the method asks for.
+        device: where batches are to be.
+        warn: told of each file that is left out because of ``data.skip_bad``.
+
+    Raises:
+        UserError: data are missing, damaged, or not what the method is trained on.
+    """
+    layout = _layout(config.data, warn)
+    groups = _readable(layout.groups("train", config.data.domains), config.data, warn)
+    held_out = _held_out(config.data, layout, warn)
+    groups = arrange(groups, "shuffled" if config.data.pairing == "auto" else config.data.pairing)
+    _require_domains(groups, domains, layout)
+    most = config.data.max_dataset_size
+    if most is not None:
+        groups = tuple(group.take(range(min(most, len(group)))) for group in groups)
+    options: dict[str, Any] = dict(
+        load_size=config.load_size,
+        crop_size=config.crop_size,
+        preprocess=config.preprocess,
+        flip=config.flip,
+        seed=config.seed,
+        channels=getattr(config.method, "channels", 3),  # methods of other channels than RGB's have this field
+        threads=config.data.threads,
+        device=device,
+    )
+    loader = Loader(groups, batch_size=config.batch_size, cache_mb=config.data.cache_mb, **options)
+    if not (config.sample_every or config.eval_every):
+        return TrainingData(loader, {}, [], {})
+    aligned = aligned_by_name(held_out)
+    if config.eval_every and aligned is None:
+        raise UserError(
+            "eval_every: the truth is needed, held-out pictures of one name in both domains; there are none in "
+            f"{layout.root}. Use eval_every=0, or give data.x_test and data.y_test"
+        )
+    shown = Loader((aligned,) if aligned else held_out, cache_mb=0, **options) if held_out else loader
+    return TrainingData(
+        loader,
+        shown.fixed(config.sample_count) if config.sample_every else {},
+        _chunks(shown.fixed(config.eval_count)) if config.eval_every else [],
+        _palettes(layout, config.data.domains),
+    )
+
+
+def _palettes(layout: Layout, chosen: Sequence[str] | None) -> dict[str, Palette]:
+    """By letter: a palette has the name of a domain, as Earth's mask, or of a whole data set, as Cityscapes."""
+    named = zip(LETTERS, chosen or layout.domains, strict=False)
+    names = {letter: layout.name if name == "labels" else name for letter, name in named}
+    return {letter: PALETTES[name] for letter, name in names.items() if name in PALETTES}
+
+
+def _chunks(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """A large batch as several that networks can take at once."""
+    parts = {name: images.split(_CHUNK) for name, images in batch.items()}
+    return [dict(zip(parts, some, strict=True)) for some in zip(*parts.values(), strict=True)]
+
+
+def _layout(data: DataConfig, warn: Callable[[str], None]) -> Layout:
+    if data.root is not None:
+        if data.x is not None or data.y is not None:
+            raise UserError("data: give either root or x and y, not both")
+        return find_layout(data.root, data.layout, recursive=data.recursive, on_choice=warn)
+    if data.x is None or data.y is None:
+        missing = "x" if data.y is not None else "y" if data.x is not None else "x and y"
+        raise UserError(f"data: {missing} missing; expected two folders of images, x and y, or the root of a data set")
+    if data.layout != "auto" or data.domains is not None:
+        raise UserError("data: layout and domains go with root; x and y are two folders of pictures already")
+    return two_folders(data.x, data.y, recursive=data.recursive)
+
+
+def _held_out(data: DataConfig, layout: Layout, warn: Callable[[str], None]) -> tuple[Group, ...]:
+    """The groups of pictures that are not trained on; empty if there are none."""
+    if (data.x_test is None) != (data.y_test is None):
+        raise UserError("data: give both x_test and y_test, or neither")
+    if data.x_test is not None and data.y_test is not None:
+        groups = two_folders(data.x_test, data.y_test, recursive=data.recursive).groups("train")
+    else:
+        split = next((name for name in _HELD_OUT if name in layout.splits), None)
+        groups = () if split is None else layout.groups(split, data.domains)
+    return _readable(groups, data, warn)
+
+
+def _readable(groups: tuple[Group, ...], data: DataConfig, warn: Callable[[str], None]) -> tuple[Group, ...]:
+    if not data.skip_bad:
+        return groups
+    return without_bad(groups, lambda path, reason: warn(f"{path}: left out: {reason}"))
+
+
+def _require_domains(groups: Sequence[Group], domains: Sequence[str], layout: Layout) -> None:
+    keys = [key for group in batch_keys(groups) for key in group]
+    if sorted(keys) != sorted(domains):
+        raise UserError(
+            f"{layout.root}: this method is trained on the domains {', '.join(domains)}; this {layout.name} data set "
+            f"gives {', '.join(keys)} (out of {', '.join(layout.domains)}): choose {len(domains)} with --data.domains"
+        )
+    vectors = [name for group in groups for name, domain in group.domains.items() if isinstance(domain, Features)]
+    if vectors:
+        raise UserError(
+            f"{layout.root}: domain {', '.join(vectors)} holds feature vectors, this method is trained on pictures: "
+            "choose other domains with --data.domains"
+        )
