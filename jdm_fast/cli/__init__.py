@@ -17,10 +17,11 @@ from jdm_fast.errors import UserError
 
 COMMANDS = {
     "demo": "train on real pictures of the Earth, translate both ways and make a two-domain video",
-    "train": "train a method on two folders of images (or a CycleGAN data root)",
+    "train": "train a method on two folders of images, or on a data set in one of many layouts",
     "translate": "translate a picture or a folder of pictures with a trained run",
     "video": "make an N-times longer video in both domains from a video, a folder of frames or two pictures",
-    "data": "write pictures to train on: the Earth in several domains, the frames of a video",
+    "data": "check a data set, write pictures to train on: the Earth, seasons, the frames of a video",
+    "bench": "measure on your own files: how fast batches are made, and whether training waits for them",
     "doctor": "show versions, GPU and build, and check every kernel against its reference",
 }
 

@@ -29,7 +29,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _usage() -> str:
-    lines = ["usage: jdm-fast train METHOD --data.x DIR --data.y DIR --out RUN [OPTIONS]", ""]
+    lines = [
+        "usage: jdm-fast train METHOD --data.x DIR --data.y DIR --out RUN [OPTIONS]",
+        "       jdm-fast train METHOD --data.root ROOT [--data.domains X Y] --out RUN [OPTIONS]",
+        "",
+    ]
     lines += [f"  {name:12} {text}" for name, (text, _) in PRESETS.items()]
     return "\n".join(
         [*lines, "", "jdm-fast train METHOD --help lists the options with their defaults and where they come from."]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from jdm_fast.metrics import Score
+from jdm_fast.metrics.held_out import MEAN_COLOUR
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -70,6 +74,15 @@ class ProgressDisplay:
         self._printed = now
         left = (now - self._began) / max(1, step - self._start) * (self._total - step)
         self.message(f"step {step}/{self._total}  epoch {metrics['epoch']}  {losses}  {speed}  {_duration(left)} left")
+
+    def show_scores(self, step: int, scores: Mapping[str, Score]) -> None:
+        """Show how near translations of held-out pictures are to the truth, beside the answer of one colour."""
+        parts = [
+            f"{name.replace('_to_', ' to ')} L1 {score.l1:.3f} (mean colour {scores[f'{name}/{MEAN_COLOUR}'].l1:.3f})"
+            for name, score in scores.items()
+            if f"{name}/{MEAN_COLOUR}" in scores
+        ]
+        self.message(f"step {step}/{self._total}  against the truth: {'  '.join(parts)}")
 
     def message(self, text: str, style: str = "") -> None:
         """A line of its own, above the live one."""

@@ -177,7 +177,7 @@ class _Training:
                     if self._due(self.config.sample_every, done, done == total and bool(self.data.shown)):
                         self._write_samples(done)
                     if self._due(self.config.eval_every, done, done == total and bool(self.data.truth)):
-                        self._score(done)
+                        self._score(done, progress)
                     if self._due(self.config.save_every_steps, done, done == total or asked is not None):
                         self._save(done)
                 if asked is not None and done < total:
@@ -200,7 +200,7 @@ class _Training:
             write_samples(self.folder.sample(done), self.method, self.data.shown)
         self._tell("sample", done, self.folder.sample(done))
 
-    def _score(self, done: int) -> None:
+    def _score(self, done: int, progress: ProgressDisplay) -> None:
         """Log how near translations of held-out pictures come to the truth."""
         self.method.eval()
         try:
@@ -212,6 +212,7 @@ class _Training:
             self.method.train()
         record = {"step": done, **as_numbers(scores)}
         self.log.write(record)
+        progress.show_scores(done, scores)
         self._tell("score", done, self.folder.path, record)
 
     def _save(self, done: int) -> None:

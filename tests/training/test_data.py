@@ -82,6 +82,7 @@ def test_scores_against_the_truth_are_logged(configure: Configure, pairs: Path, 
     last = scored[-1].metrics
     assert {"truth/x_to_y/ssim", "truth/x_to_y/miou", "truth/y_to_x/psnr", "truth/y_to_x/mean_colour/l1"} <= set(last)
     assert "truth/y_to_x/miou" not in last
+    assert "step 16/18  against the truth: x to y L1 0." in console.file.getvalue()
     # The mean of 100, 110 and 120 is 10 away from two of three.
     assert last["truth/y_to_x/mean_colour/l1"] == pytest.approx(20 / 3 / 127.5)
 
