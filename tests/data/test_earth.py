@@ -1,8 +1,10 @@
-"""Earth: the source package, the split, the written data set, fly-over clips. At a low resolution, to be quick."""
+"""Earth: the source package, the planet, the split, the data set of the demo. At a low resolution, to be quick."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -11,10 +13,10 @@ import pytest
 from PIL import Image
 
 from jdm_fast.data import earth_source
-from jdm_fast.data.earth import DOMAINS, SNOW, Box, Earth
-from jdm_fast.data.flyover import Camera, _sample_points, fly_over
+from jdm_fast.data.earth import DOMAINS, MAX_WIDTH, SNOW, Box, Earth, mask_picture, suitable_width
+from jdm_fast.data.earth.split import count_disjoint, describe_region
 from jdm_fast.errors import UserError
-from jdm_fast.metrics import land_sea_agreement, read_sea
+from jdm_fast.metrics import land_sea_agreement
 
 SIZE = 32  # of tiles, at WIDTH pixels round the equator: the places of 64-pixel tiles at the default 2700
 WIDTH = 1350
@@ -110,13 +112,13 @@ def test_second_load_reads_the_cache(earth: Earth, monkeypatch: pytest.MonkeyPat
     def refuse() -> None:
         raise AssertionError("the sources were read again")
 
-    monkeypatch.setattr("jdm_fast.data.earth.earth_files", refuse)
+    monkeypatch.setattr("jdm_fast.data.earth.planet.earth_files", refuse)
     again = Earth.load(WIDTH)
     for domain in DOMAINS:
         np.testing.assert_array_equal(again.picture(domain), earth.picture(domain))
 
 
-@pytest.mark.parametrize("width", [63, 101, 6000])
+@pytest.mark.parametrize("width", [62, 101, MAX_WIDTH + 2])
 def test_impossible_width(width: int) -> None:
     with pytest.raises(UserError, match="width"):
         Earth.load(width)
@@ -157,6 +159,59 @@ def test_stride_gives_every_crop_of_a_block(earth: Earth) -> None:
     tiles = earth.tiles([box], SIZE, stride=8, land=(0.0, 1.0))
     assert len(tiles) == 25 and len(set(tiles)) == 25
     assert cover(earth, tiles)[box.slices].all() and cover(earth, tiles).sum() == box.size**2
+
+
+def test_split_into_more_sets_shares_no_pixel(earth: Earth) -> None:
+    for sets in (1, 3, 4):
+        split = earth.split(SIZE, sets, val=True)
+        parts = [*split.train, split.val, split.test]
+        assert sum(cover(earth, boxes).astype(int) for boxes in parts).max() == 1
+        assert all(parts) and len(split.train) == sets
+        counts = [len(boxes) for boxes in split.train]
+        assert max(counts) - min(counts) <= 0.1 * max(counts), counts
+        assert split.test == earth.split(SIZE).test, "the test places must be the same in all layouts"
+        assert all(split.region_of(box) == (row, column) for row, column, box in whole_regions(split.test))
+
+
+def whole_regions(boxes: list[Box]) -> list[tuple[int, int, Box]]:
+    """Rows and columns of regions from the rule that the documentation states."""
+    first = round((90 - 77) / 180 * (WIDTH // 2))
+    return [((box.top - first) // (4 * SIZE), box.left // (4 * SIZE), box) for box in boxes]
+
+
+def test_split_follows_the_stated_rule(earth: Earth) -> None:
+    split = earth.split(SIZE, 3, val=True)
+    assert {(c + 2 * r) % 5 for r, c, _ in whole_regions(split.test)} == {4}
+    assert {(c + 2 * r) % 10 for r, c, _ in whole_regions(split.val)} == {1}
+    assert not {1, 4, 9} & {(c + 2 * r) % 10 for r, c, _ in whole_regions(split.train_regions)}
+    first = split.first_row
+    for number, blocks in enumerate(split.train):
+        assert {((box.top - first) // (2 * SIZE) + box.left // (2 * SIZE)) % 3 for box in blocks} == {number}
+
+
+def test_count_of_disjoint_tiles() -> None:
+    row = [Box(0, left, 8) for left in range(0, 40, 4)]  # 0, 4, .. 36: every second one fits
+    assert count_disjoint(row) == 5
+    assert count_disjoint([*row, Box(7, 0, 8), Box(8, 0, 8)]) == 6  # one pixel row in common is too much
+    assert count_disjoint([]) == 0
+
+
+def test_regions_are_named_by_their_corners() -> None:
+    assert describe_region(Box(0, 0, 90), 360, 180) == "90N 180W to 0N 90W"
+    assert describe_region(Box(90, 180, 45), 360, 180) == "0N 0E to 45S 45E"
+
+
+@pytest.mark.parametrize("size, width", [(16, 5400), (32, 5400), (127, 5400), (128, 10800), (512, 10800)])
+def test_suitable_width_leaves_room_for_the_split(size: int, width: int) -> None:
+    assert suitable_width(size) == width and width // 20 >= size
+
+
+def test_mask_is_made_where_it_is_looked_at(earth: Earth) -> None:
+    box = Box(200, 700, 50)
+    np.testing.assert_array_equal(earth.picture("mask"), mask_picture(earth.land))
+    np.testing.assert_array_equal(earth.crop("mask", box), mask_picture(earth.land[box.slices]))
+    with pytest.raises(UserError, match="'mask' was not loaded; loaded: relief"):
+        Earth.load(WIDTH, ("relief",)).crop("mask", box)
 
 
 # ---- the written data set -------------------------------------------------------------------------------------------
@@ -201,6 +256,20 @@ def test_writing_is_deterministic_and_keeps_what_is_there(earth: Earth, written:
     assert marked.stat().st_mtime_ns == before
 
 
+def test_the_demo_trains_on_the_same_pictures_as_ever(tmp_path: Path) -> None:
+    """Figures in the README were measured on them: the places, and the bytes of Pillow's own way to write a PNG."""
+    earth = Earth.load(domains=("satellite", "topographic"))
+    earth.write_unpaired(tmp_path / "out")
+    names = sorted(str(path.relative_to(tmp_path / "out")) for path in tmp_path.rglob("*.png"))
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == "042d33e445e74da7bdd64de3be9cb06a9faed85befcb7d090c919df37e19899c"
+    for name, domain in ((names[0], "satellite"), (names[-1], "topographic")):
+        top, left = map(int, Path(name).stem.split("-"))
+        plain = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(earth.crop(domain, Box(top, left, 64)))).save(plain, "PNG")
+        assert (tmp_path / "out" / name).read_bytes() == plain.getvalue()
+
+
 def test_refuses_a_folder_with_something_else(earth: Earth, written: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="was not written by this command"):
@@ -210,6 +279,19 @@ def test_refuses_a_folder_with_something_else(earth: Earth, written: Path, tmp_p
     with pytest.raises(UserError, match="is a file"):
         earth.write_unpaired(tmp_path / "mine.txt", size=SIZE)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "earth.json").write_text('{"settings": ')
+    with pytest.raises(UserError, match="earth.json is damaged"):
+        earth.write_unpaired(damaged, size=SIZE)
+
+
+def test_a_folder_of_an_earlier_version_is_kept(earth: Earth, written: Path, tmp_path: Path) -> None:
+    settings = json.loads((written / "earth.json").read_text())["settings"]
+    del settings["layout"]  # which was not written when there was but one
+    (tmp_path / "earth.json").write_text(json.dumps({"settings": settings, "split": {}}))
+    earth.write_unpaired(tmp_path, size=SIZE, train_size=SIZE + 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["earth.json"]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +312,7 @@ def test_bad_arguments_write_nothing(earth: Earth, tmp_path: Path, arguments: di
 def test_failure_half_way_leaves_nothing(earth: Earth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
 
-    def save(image: Image.Image, path: Path) -> None:
+    def save(image: Image.Image, path: Path, **options: int) -> None:
         saved.append(path)
         if len(saved) == 30:
             raise OSError(28, "No space left on device")
@@ -251,72 +333,3 @@ def test_land_and_sea_can_be_read_off_true_pictures(earth: Earth, domain: str, l
     land = np.stack([earth.land[tile.slices] for tile in tiles])
     assert land_sea_agreement(pictures, domain, land) >= least
     assert land_sea_agreement(pictures, domain, ~land) <= 1 - least  # an inverted answer
-
-
-# ---- clips ----------------------------------------------------------------------------------------------------------
-
-CAMERA = Camera(frames=17, size=(24, 32), motion=1.5)
-
-
-def test_clip_shows_one_place_in_all_domains(earth: Earth) -> None:
-    clip = fly_over(earth, DOMAINS, CAMERA, tile=SIZE)
-    assert clip.land.shape == (17, 24, 32) and 0.1 < clip.land.mean() < 0.9
-    for domain in DOMAINS:
-        assert clip.frames[domain].shape == (17, 24, 32, 3) and clip.frames[domain].dtype == np.uint8
-        assert land_sea_agreement(clip.frames[domain], domain, clip.land) > 0.93
-    shifted = np.roll(clip.land, 4, axis=2)  # the measure notices pictures that do not match
-    assert land_sea_agreement(clip.frames["satellite"], "satellite", shifted) < 0.9
-    assert (read_sea(clip.frames["mask"], "mask") == ~clip.land).all()
-
-
-def test_clip_is_deterministic_and_seeds_differ(earth: Earth) -> None:
-    first, again, other = (fly_over(earth, ("satellite",), CAMERA, tile=SIZE, seed=seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first.frames["satellite"], again.frames["satellite"])
-    assert (first.frames["satellite"] != other.frames["satellite"]).any()
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_every_clip_flies_along_a_coast(earth: Earth, seed: int) -> None:
-    share = fly_over(earth, (), CAMERA, tile=SIZE, seed=seed).land.mean(axis=(1, 2))
-    assert np.minimum(share, 1 - share).mean() > 0.2
-
-
-def test_clip_sees_nothing_but_its_test_region(earth: Earth) -> None:
-    clip = fly_over(earth, ("satellite", "mask"), CAMERA, tile=SIZE, seed=3)
-    assert clip.region in earth.split(SIZE).test
-    picture = np.full_like(earth.picture("satellite"), 77)  # whatever lies outside must not matter
-    picture[clip.region.slices] = earth.crop("satellite", clip.region)
-    alone = fly_over(Earth(earth.land, {"satellite": picture}), ("satellite",), CAMERA, tile=SIZE, seed=3)
-    np.testing.assert_array_equal(alone.frames["satellite"], clip.frames["satellite"])
-
-
-def test_course_moves_as_asked_and_stays_inside() -> None:
-    region = Box(100, 300, 128)
-    camera = Camera(frames=400, size=(33, 33), motion=1.5, turn=2.0, zoom=1.3)
-    rows, columns = _sample_points(camera, region, np.random.default_rng(5))
-    assert rows.min() >= 100 and rows.max() <= 227 and columns.min() >= 300 and columns.max() <= 427
-    steps = np.hypot(np.diff(rows[:, 16, 16]), np.diff(columns[:, 16, 16]))
-    np.testing.assert_allclose(steps, 1.5, rtol=0.02)
-    down, right = rows[:, 16, 17] - rows[:, 16, 16], columns[:, 16, 17] - columns[:, 16, 16]
-    scale, heading = np.hypot(down, right), np.unwrap(np.arctan2(down, right))
-    assert 1 / 1.3 - 1e-9 <= scale.min() < 0.8 and 1.28 < scale.max() <= 1.3 + 1e-9
-    assert 1.9 < np.degrees(np.abs(np.diff(heading)).max()) <= 2.0 + 1e-9
-    assert np.abs(np.diff(scale, 2)).max() < 0.01  # no jerk
-
-
-def test_still_camera(earth: Earth) -> None:
-    clip = fly_over(earth, ("relief",), Camera(frames=3, size=(16, 16), motion=0, turn=0, zoom=1), tile=SIZE)
-    assert (clip.frames["relief"] == clip.frames["relief"][:1]).all()
-
-
-@pytest.mark.parametrize(
-    "camera, message",
-    [
-        (Camera(size=(128, 128)), "too small for frames of 128x128"),
-        (Camera(frames=0), "at least 1 frame"),
-        (Camera(zoom=0.5), "zoom >= 1"),
-    ],
-)
-def test_impossible_camera(earth: Earth, camera: Camera, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        fly_over(earth, camera=camera, tile=SIZE)
