@@ -12,6 +12,7 @@ from rich.console import Console
 from jdm_fast import synthesis
 from jdm_fast.cli._progress import counting
 from jdm_fast.cli._scores import as_json, show_scores, write_scores
+from jdm_fast.data.video_files import Decoder
 from jdm_fast.errors import UserError
 from jdm_fast.metrics import find_palette
 from jdm_fast.metrics.files import VideoTruth
@@ -59,6 +60,10 @@ class Video:
     """Use only every n-th frame of the input as a key frame."""
     fps: float | None = None
     """Frames per second of the output; by default the input's duration is kept."""
+    input_fps: float | None = None
+    """Take the input at this constant rate, each frame at its true time; for videos of variable rate."""
+    decoder: Decoder = "pyav"
+    """Who decodes the input: pyav on the CPU, dali on the GPU, or auto: dali where it can."""
     mode: Literal["lerp", "slerp"] = "lerp"
     """How latents are interpolated: linearly (the paper) or on the sphere."""
     crf: int = 18
@@ -96,6 +101,8 @@ def run(arguments: list[str]) -> int:
             source=options.source,
             every=options.every,
             fps=options.fps,
+            input_fps=options.input_fps,
+            decoder=options.decoder,
             mode=options.mode,
             crf=options.crf,
             batch_size=options.batch_size,

@@ -16,7 +16,7 @@ import numpy as np
 from jdm_fast.data.dataset import Arrays, Domain, Features, Group, ImageFiles, Layout, VideoFrames
 from jdm_fast.data.images import ImageInfo, inspect_image, read_image
 from jdm_fast.data.report import Bad, Odd, Part, Report
-from jdm_fast.data.video_files import read_frames
+from jdm_fast.data.video_files import count_frames, read_frames
 from jdm_fast.errors import UserError
 
 _SMALL = 32  # pixels; the smallest side that the networks of the presets take
@@ -83,7 +83,7 @@ def without_bad(
     for group in groups:
         good = np.ones(len(group), dtype=bool)
         for domain in group.domains.values():
-            files = _paths(domain)
+            files = item_files(domain)
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 unique = list(dict.fromkeys(files))
                 looks = dict(zip(unique, pool.map(partial(_look, domain=domain, decode=decode), unique), strict=True))
@@ -100,8 +100,8 @@ def without_bad(
     return tuple(kept)
 
 
-def _paths(domain: Domain) -> Sequence[Path]:
-    """The file of each item, where items are files or in files that may be damaged."""
+def item_files(domain: Domain) -> Sequence[Path]:
+    """The file of each item of a domain; empty where a domain lies in one file, which was read to find it."""
     if isinstance(domain, ImageFiles):
         return domain.paths
     return [path for path, _ in domain.frames] if isinstance(domain, VideoFrames) else []
@@ -110,12 +110,13 @@ def _paths(domain: Domain) -> Sequence[Path]:
 def _files(layout: Layout) -> dict[Path, Domain]:
     """Each file once, with the domain that says how to read it."""
     domains = [domain for groups in layout.splits.values() for group in groups for domain in group.domains.values()]
-    return {path: domain for domain in domains for path in _paths(domain)}
+    return {path: domain for domain in domains for path in item_files(domain)}
 
 
 def _look(path: Path, domain: Domain, decode: bool) -> _Seen:
     try:
         if isinstance(domain, VideoFrames):
+            count_frames(path)  # finds films that are cut short
             frames = read_frames(path)
             height, width = next(frames).shape[:2]
             if decode:
@@ -132,24 +133,25 @@ def _look(path: Path, domain: Domain, decode: bool) -> _Seen:
 
 def _part(split: str, name: str, domain: Domain, group: Group, seen: dict[Path, _Seen]) -> Part:
     partners = tuple(other for other in group.domains if other != name)
-    paths = _paths(domain)
+    paths = item_files(domain)
     bad = tuple(Bad(path, reason) for path in dict.fromkeys(paths) if (reason := seen[path].reason) is not None)
     infos = [(path, info) for path in paths if seen[path].reason is None and (info := seen[path].info) is not None]
     if isinstance(domain, Arrays):
         height, width, channels = domain.pixels.shape[1:]
         size = (width, height) if domain.quarter_turns % 2 else (height, width)
         mode = {1: "L", 3: "RGB"}[channels]
-        return Part(
-            split, name, partners, "pictures of one file", len(domain), {size: len(domain)}, {mode: len(domain)}
-        )
+        return Part(split, name, partners, "pictures in a file", len(domain), {size: len(domain)}, {mode: len(domain)})
     if isinstance(domain, Features):
         _, count, length = domain.values.shape
         finite = np.isfinite(domain.values).all()
         damage = () if finite else (Bad(domain.source, "has values that are infinite or not a number"),)
-        return Part(split, name, partners, f"{count} vector(s) of {length} numbers", len(domain), bad=damage)
+        return Part(split, name, partners, f"{count} vector{'s' * (count > 1)} of {length}", len(domain), bad=damage)
     sizes = Counter(_size(info, domain) for _, info in infos)
     if isinstance(domain, VideoFrames):
-        return Part(split, name, partners, f"frames of {len(set(paths))} video(s)", len(domain), dict(sizes), {}, bad)
+        films = len(set(paths))
+        return Part(
+            split, name, partners, f"frames of {films} video{'s' * (films > 1)}", len(domain), dict(sizes), {}, bad
+        )
     modes = Counter(info.mode for _, info in infos)
     kind = {"whole": "pictures", "left": "left halves", "right": "right halves"}[domain.region]
     if domain.labels:

@@ -46,7 +46,7 @@ def contact_sheet(
         raise ValueError(f"titles: expected one for each of the {columns} columns, got {len(titles)}")
     height, width = shapes[0][0] * scale, shapes[0][1] * scale
     font = ImageFont.load_default()
-    left = max((_MARGIN + round(font.getlength(text)) for text in captions or ()), default=-gap) + gap
+    left = max((2 * _MARGIN + round(font.getlength(text)) for text in captions or ()), default=-gap) + gap
     top = _LINE if titles else 0
     sheet = np.full((top + len(rows) * (height + gap) - gap, left + columns * (width + gap) - gap, 3), 255, np.uint8)
     for down, row in enumerate(rows):
@@ -66,5 +66,7 @@ def contact_sheet(
 def _text(text: str, height: int, width: int) -> np.ndarray:
     """A line of black text on white in the middle of uint8 [height, width, 3]."""
     picture = Image.new("RGB", (width, height), "white")
-    ImageDraw.Draw(picture).text((0, height // 2), text, fill="black", font=ImageFont.load_default(), anchor="lm")
+    ImageDraw.Draw(picture).text(
+        (_MARGIN // 2, height // 2), text, fill="black", font=ImageFont.load_default(), anchor="lm"
+    )
     return np.asarray(picture)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jdm_fast.data.video_files import (
     VIDEO_SUFFIXES,
+    Decoder,
     FolderWriter,
     FrameWriter,
     VideoWriter,
@@ -51,6 +52,8 @@ def synthesize_video(
     source: str = "x",
     every: int = 1,
     fps: Fraction | float | None = None,
+    input_fps: Fraction | float | None = None,
+    decoder: Decoder = "pyav",
     mode: str = "lerp",
     as_frames: bool = False,
     crf: int = 18,
@@ -70,6 +73,9 @@ def synthesize_video(
             are not used.
         fps: of the output; by default the input's times ``factor / every``, so that the video lasts as long as the
             input, and 24 if the input is pictures. Give the input's own rate for slow motion.
+        input_fps: take the input at this constant rate, repeating or leaving out frames so that each is seen at its
+            true time; for videos of variable rate, whose frames are otherwise taken to be equally long.
+        decoder: of video files, see :func:`jdm_fast.data.video_files.open_frames`.
         mode, batch_size: see :meth:`Model.video`. crf: see :class:`VideoWriter`.
         on_progress: called with the number of frames made for each domain and, if the input tells, the number there
             will be.
@@ -88,7 +94,7 @@ def synthesize_video(
     _refuse_overwriting_input(input, paths)
     if not is_file:
         require_new_folder(output)
-    frames = open_frames(input)
+    frames = open_frames(input, fps=input_fps, decoder=decoder, device=model.device)
     key_frames = _Counted(_at_least_two(islice(frames, 0, None, every), frames.name, every))
     if fps is not None:
         rate = Fraction(fps).limit_denominator(65535)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import jdm_fast as jf
 from jdm_fast.cli import COMMANDS, main
-from jdm_fast.data.video_files import write_video
+from jdm_fast.data.video_files import open_frames, write_video
 
 SMALL = ["--method.width", "4", "--method.critic-width", "4", "--crop-size", "32", "--load-size", "36"]
 
@@ -108,6 +108,35 @@ def test_video_of_a_folder_and_of_two_pictures(run: Path, earth: Path, tmp_path:
     pair = [str(frame) for frame in frames[:2]]
     assert main(["video", str(run), *pair, str(tmp_path / "frames"), "--factor", "8", "--frames"]) == 0
     assert len(list((tmp_path / "frames/y").iterdir())) == 9
+
+
+def test_frames_of_a_sequence_in_a_data_set(tmp_path: Path) -> None:
+    frames = tmp_path / "city" / "leftImg8bit_sequence" / "train" / "aachen"
+    frames.mkdir(parents=True)
+    for snippet in (0, 7):
+        for number in (9, 10):
+            picture = np.full((8, 16, 3), 10 * snippet + number, np.uint8)
+            Image.fromarray(picture).save(frames / f"aachen_{snippet:06d}_{number:06d}_leftImg8bit.png")
+    photo = tmp_path / "city" / "leftImg8bit" / "train" / "aachen" / "aachen_000000_000009_leftImg8bit.png"
+    labels = tmp_path / "city" / "gtFine" / "train" / "aachen" / "aachen_000000_000009_gtFine_color.png"
+    for path in (photo, labels):
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(path)
+    command = ["data", "frames", str(tmp_path / "city"), str(tmp_path / "out")]
+    assert main([*command, "--sequence", "train/aachen_000007_000009"]) == 0
+    pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").iterdir())]
+    assert [int(picture[0, 0, 0]) for picture in pictures] == [79, 80]
+
+
+def test_a_film_of_variable_rate_at_its_true_times(run: Path, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    write_video(film, [np.full((32, 48, 3), 40 * k, np.uint8) for k in range(5)], fps=10)
+    assert main(["data", "frames", str(film), str(tmp_path / "frames"), "--fps", "20"]) == 0
+    assert len(list((tmp_path / "frames").iterdir())) == 10
+    options = ["--input-fps", "5", "--decoder", "pyav", "--factor", "2"]
+    assert main(["video", str(run), str(film), str(tmp_path / "out.mp4"), *options]) == 0
+    made = open_frames(tmp_path / "out.mp4")
+    assert made.fps == 10 and made.count in (3, 5)
 
 
 def test_frames_of_a_film_are_pictures_to_train_on(run: Path, tmp_path: Path) -> None:

@@ -8,9 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nvidia.dali import Pipeline, fn, types
 from PIL import Image
 
-from jdm_fast.data import IMAGE_SUFFIXES, check_image, find_images, read_image, resize_image, save_image
+from jdm_fast.data.images import (
+    IMAGE_SUFFIXES,
+    ImageInfo,
+    check_image,
+    find_images,
+    inspect_image,
+    read_image,
+    resize_image,
+    save_image,
+)
 from jdm_fast.errors import UserError
 
 
@@ -99,40 +109,147 @@ def test_a_palette_with_a_transparent_colour_is_laid_over_white(tmp_path: Path) 
     assert read_image(tmp_path / "image.png").tolist() == [[[255, 255, 255], [200, 100, 50]]]
 
 
-def sixteen_bit_rgb_png() -> bytes:
-    """Pillow cannot write one, so by hand: 1x1, bit depth 16, colour type 2."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0" + struct.pack(">HHH", 1, 2, 3))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def saved(image: Image.Image, image_format: str) -> bytes:
+def png_16(values: list[int], colour_type: int, transparent: bytes = b"") -> bytes:
+    """A PNG of one pixel with 16 bits a channel; Pillow cannot write most of them."""
+    header = struct.pack(">IIBBBBB", 1, 1, 16, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(f">{len(values)}H", *values))
+    trns = png_chunk(b"tRNS", transparent) if transparent else b""
+    return (
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + trns + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+    )
+
+
+def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
     file = io.BytesIO()
-    image.save(file, format=image_format)
+    image.save(file, format=image_format, **options)
     return file.getvalue()
+
+
+def deep(value: int) -> Image.Image:
+    return Image.fromarray(np.full((1, 1), value, dtype=np.uint16))
+
+
+CMYK = Image.new("CMYK", (1, 1), (255, 0, 51, 0))  # all cyan, a fifth yellow: no red, full green, 4/5 blue
+
+
+@pytest.mark.parametrize(
+    "name, data, mode, expected",
+    [
+        ("grey.png", png_16([0xABCD], 0), "L;16", grey(0xAB)),
+        ("white.png", png_16([0xFFFF], 0), "L;16", grey(255)),
+        ("rgb.png", png_16([0x1234, 0x5678, 0xFFFF], 2), "RGB;16", (0x12, 0x56, 0xFF)),
+        ("opaque.png", png_16([0x1234, 0x5678, 0xFFFF, 0xFFFF], 6), "RGBA;16", (0x12, 0x56, 0xFF)),
+        ("clear.png", png_16([0x1234, 0x5678, 0xFFFF, 0], 6), "RGBA;16", grey(255)),
+        ("clear grey.png", png_16([0x1234, 0], 4), None, grey(255)),
+        ("transparent grey.png", png_16([0x1234], 0, b"\x12\x34"), "L;16", grey(255)),
+        ("other transparent grey.png", png_16([0x1234], 0, b"\x12\x35"), "L;16", grey(0x12)),
+        (
+            "transparent rgb.png",
+            png_16([1000, 2000, 3000], 2, struct.pack(">HHH", 1000, 2000, 3000)),
+            "RGB;16",
+            grey(255),
+        ),
+        ("grey.tif", saved(deep(0xABCD), "TIFF"), "L;16", grey(0xAB)),
+        ("packed.tif", saved(deep(0xABCD), "TIFF", compression="tiff_lzw"), "L;16", grey(0xAB)),
+        ("grey.ppm", saved(deep(0xABCD), "PPM"), "L;16", grey(0xAB)),
+        ("print.jpg", saved(CMYK, "JPEG", quality=100), "CMYK", (0, 255, 204)),
+        ("print.tif", saved(CMYK, "TIFF"), "CMYK", (0, 255, 204)),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+def test_deep_and_printers_pictures(
+    tmp_path: Path, name: str, data: bytes, mode: str | None, expected: tuple[int, int, int]
+) -> None:
+    """16 bits keep their upper half, so that white stays white; CMYK is converted. Plain decoders would not do so."""
+    (tmp_path / name).write_bytes(data)
+    info = inspect_image(tmp_path / name)
+    assert info.size == (1, 1) and info.needs_conversion
+    assert mode is None or info.mode == mode
+    result = read_image(tmp_path / name)
+    assert result.shape == (1, 1, 3) and np.abs(result[0, 0].astype(int) - expected).max() <= (name == "print.jpg")
 
 
 @pytest.mark.parametrize(
     "name, data, kind",
     [
-        ("grey16.png", saved(Image.new("I;16", (2, 2)), "PNG"), "16- or 32-bit"),
-        ("rgb16.png", sixteen_bit_rgb_png(), "16- or 32-bit"),
-        ("grey16.tif", saved(Image.new("I;16", (2, 2)), "TIFF"), "16- or 32-bit"),
-        ("float.tif", saved(Image.new("F", (2, 2)), "TIFF"), "mode F"),
-        ("print.jpg", saved(Image.new("CMYK", (2, 2)), "JPEG"), "mode CMYK"),
+        ("float.tif", saved(Image.new("F", (2, 2)), "TIFF"), r"mode F \(32-bit float\)"),
+        ("integers.tif", saved(Image.new("I", (2, 2)), "TIFF"), r"mode I \(32-bit integers\)"),
         ("lab.tif", saved(Image.new("LAB", (2, 2)), "TIFF"), "mode LAB"),
+        ("ycbcr.tif", saved(Image.new("YCbCr", (2, 2)), "TIFF"), "mode YCbCr"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )
 @pytest.mark.parametrize("reader", [check_image, read_image])
 def test_kinds_that_are_refused(tmp_path: Path, reader: Callable, name: str, data: bytes, kind: str) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=f"{name}: an? .*{kind}.*convert it first"):
+    with pytest.raises(UserError, match=f"{name}: an image of {kind}; expected grey, RGB or CMYK .*convert it first"):
         reader(tmp_path / name)
+
+
+PLAIN, GREY = Image.fromarray(picture()), Image.fromarray(picture()[:, :, 0])
+PALETTE = PLAIN.quantize(8)
+
+
+HEADERS = [
+    (saved(PLAIN, "JPEG"), ImageInfo((12, 20), "RGB", "JPEG", False)),
+    (saved(PLAIN, "JPEG", progressive=True), ImageInfo((12, 20), "RGB", "JPEG", False)),
+    (saved(GREY, "PNG"), ImageInfo((12, 20), "L", "PNG", False)),
+    (saved(GREY.convert("1"), "PNG"), ImageInfo((12, 20), "1", "PNG", False)),
+    (saved(PALETTE, "PNG"), ImageInfo((12, 20), "P", "PNG", False)),
+    (saved(PALETTE, "PNG", transparency=2), ImageInfo((12, 20), "P", "PNG", True)),
+    (saved(PALETTE, "TIFF"), ImageInfo((12, 20), "P", "TIFF", True)),
+    (saved(PLAIN, "TIFF", compression="tiff_lzw"), ImageInfo((12, 20), "RGB", "TIFF", False)),
+    (saved(PLAIN.convert("RGBA"), "WEBP", lossless=True, exact=True), ImageInfo((12, 20), "RGB", "WEBP", False)),
+    (saved(PLAIN, "BMP"), ImageInfo((12, 20), "RGB", "BMP", False)),
+    (saved(PLAIN, "PPM"), ImageInfo((12, 20), "RGB", "PPM", False)),
+    (b"P3 1 1 100 100 0 0", ImageInfo((1, 1), "RGB", "PPM", True)),
+]
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    HEADERS,
+    ids=lambda value: f"{value.format} {value.mode} {value.needs_conversion}" if isinstance(value, ImageInfo) else "",
+)
+def test_what_a_header_says(tmp_path: Path, data: bytes, expected: ImageInfo) -> None:
+    (tmp_path / "image").write_bytes(data)
+    assert inspect_image(tmp_path / "image") == expected
+    assert read_image(tmp_path / "image").shape == (*expected.size, 3)
+
+
+def test_what_needs_no_conversion_is_read_alike_by_dali(tmp_path: Path) -> None:
+    """The loader leaves those files to DALI; the others it takes from read_image."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = [saved(PLAIN, image_format, exif=exif) for image_format in ("JPEG", "PNG", "TIFF", "WEBP")]
+    files = [data for data, expected in HEADERS if not expected.needs_conversion] + turned
+    pipeline = Pipeline(batch_size=len(files), num_threads=1, device_id=None)
+    with pipeline:
+        encoded = fn.external_source(source=lambda: [np.frombuffer(data, np.uint8) for data in files])
+        pipeline.set_outputs(fn.decoders.image(encoded, output_type=types.RGB))
+    (decoded,) = pipeline.run()
+    for number, data in enumerate(files):
+        (tmp_path / "image").write_bytes(data)
+        assert not inspect_image(tmp_path / "image").needs_conversion
+        expected, found = read_image(tmp_path / "image").astype(int), np.asarray(decoded.at(number))
+        assert found.shape == expected.shape and np.abs(found - expected).max() <= 1
+
+
+def test_class_numbers_become_colours(tmp_path: Path) -> None:
+    path, palette = tmp_path / "ids.png", [(0, 0, 0), (128, 64, 128), (70, 70, 70)]
+    for image in (np.array([[0, 1], [2, 1]], np.uint8), np.array([[0, 1], [2, 1]], np.uint16)):
+        Image.fromarray(image).save(path)
+        assert read_image(path, palette).tolist() == [[[0, 0, 0], [128, 64, 128]], [[70, 70, 70], [128, 64, 128]]]
+    Image.fromarray(np.array([[0, 7]], np.uint8)).save(path)
+    with pytest.raises(UserError, match="ids.png: the class number 7 is in it; expected numbers from 0 to 2"):
+        read_image(path, palette)
+    PLAIN.save(path)
+    with pytest.raises(UserError, match="ids.png: an image of mode RGB; expected one channel of class numbers"):
+        read_image(path, palette)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -173,13 +290,46 @@ def test_what_is_no_image(tmp_path: Path, reader: Callable, data: bytes) -> None
         reader(tmp_path / "gone.png")
 
 
+@pytest.mark.parametrize("image_format", ["TIFF", "BMP", "PPM", "WEBP"])
+def test_other_files_cut_short_are_found_too(tmp_path: Path, image_format: str) -> None:
+    whole = saved(Image.fromarray(picture(64, 64)), image_format)
+    (tmp_path / "image").write_bytes(whole[: len(whole) - 200])
+    for reader in (check_image, read_image):
+        with pytest.raises(UserError, match="image: (the image cannot be read|not an image, or damaged)"):
+            reader(tmp_path / "image")
+
+
+def test_headers_are_read_without_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes a PNG that has no EXIF to look for one behind the pixels; ours does so only if there may be."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture()).save(tmp_path / "plain.png")
+    Image.fromarray(picture()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(picture()).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(picture()).save(tmp_path / "turned.tif", exif=exif)
+    plain = (tmp_path / "plain.png").read_bytes()
+    late = plain[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + plain[-12:]
+    (tmp_path / "late.png").write_bytes(late)
+    assert check_image(tmp_path / "late.png") == (20, 12) == read_image(tmp_path / "late.png").shape[:2]
+
+    def load(image: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    for name, size in (("plain.png", (12, 20)), ("turned.png", (20, 12)), ("turned.jpg", (20, 12))):
+        with monkeypatch.context() as patch:
+            patch.setattr("PIL.ImageFile.ImageFile.load", load)
+            assert check_image(tmp_path / name) == size
+    assert check_image(tmp_path / "turned.tif") == (20, 12) == read_image(tmp_path / "turned.tif").shape[:2]
+
+
 def test_bytes_after_the_end_are_harmless(tmp_path: Path) -> None:
-    """Cameras and editors append things; the file is decoded to see that it is whole."""
-    path = tmp_path / "image.png"
-    save_image(path, picture())
-    path.write_bytes(path.read_bytes() + bytes(500))
-    assert check_image(path) == (12, 20)
-    assert np.array_equal(read_image(path), picture())
+    """Cameras and editors append things."""
+    for path in (tmp_path / "image.png", tmp_path / "image.jpg"):
+        save_image(path, picture())
+        pixels = read_image(path)
+        path.write_bytes(path.read_bytes() + bytes(500))
+        assert check_image(path) == (12, 20)
+        assert np.array_equal(read_image(path), pixels)
 
 
 def test_resizing() -> None:

@@ -6,6 +6,8 @@ right half is its counterpart of B (facades: 512x256, maps: 1200x600, edges2shoe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +30,19 @@ def find(root: Path, recursive: bool = False) -> Layout:
     splits = {}
     for split, folder in splits_in(root).items():
         files = pictures(folder, recursive)
-        height, width = check_image(files.paths[0])
+        path, (height, width) = _first_readable(files.paths)
         if width <= height:
             raise UserError(
-                f"{files.paths[0]}: {width}x{height} is not two pictures side by side; expected {EXPECTED}. Pictures "
+                f"{path}: {width}x{height} is not two pictures side by side; expected {EXPECTED}. Pictures "
                 "of one domain each belong into a folder of their own, as in trainA and trainB"
             )
         splits[split] = (Group({"A": replace(files, region="left"), "B": replace(files, region="right")}),)
     return Layout("side-by-side", root, ("A", "B"), splits)
+
+
+def _first_readable(paths: Sequence[Path]) -> tuple[Path, tuple[int, int]]:
+    """A file and its (height, width). Bad ones are for ``data check`` to list, and for ``skip_bad`` to leave out."""
+    for path in paths:
+        with suppress(UserError):
+            return path, check_image(path)
+    raise UserError(f"{paths[0].parent}: none of the {len(paths)} picture(s) in it can be read")

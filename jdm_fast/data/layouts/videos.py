@@ -21,10 +21,10 @@ def fits(root: Path) -> bool:
 
 
 def find(root: Path, recursive: bool = False) -> Layout:
-    """The data set at ``root``; every video is opened to count its frames.
+    """The data set at ``root``; every video is opened to count its frames, and no sub-folder of a domain is searched.
 
     Raises:
-        UserError: there are less than two folders with videos, or a video cannot be read.
+        UserError: there are less than two folders with videos.
     """
     folders = [folder for folder in sub_folders(root) if has_videos(folder)]
     if len(folders) < 2:
@@ -45,4 +45,15 @@ def find(root: Path, recursive: bool = False) -> Layout:
 def _frames(folder: Path) -> VideoFrames:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     shown = [path for path in files if not path.name.startswith(".")]
-    return VideoFrames(tuple((path, number) for path in shown for number in range(count_frames(path))), root=folder)
+    return VideoFrames(tuple((path, number) for path in shown for number in range(_count(path))), root=folder)
+
+
+def _count(path: Path) -> int:
+    """Frames of a film; 1 if it cannot be read: one item stands for it, whose reading says what is wrong.
+
+    So ``data check`` lists every bad film, and ``skip_bad`` leaves it out.
+    """
+    try:
+        return count_frames(path)
+    except UserError:
+        return 1
