@@ -227,30 +227,3 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _names(names: Sequence[str] | dict[str, object]) -> str:
     return ", ".join(names)
-
-
-def aligned_by_name(groups: Sequence[Group]) -> Group | None:
-    """Several domains of picture files as one group, if every file has a namesake in the other domains (their names may
-    end differently); None if they have not.
-
-    So held-out pictures of a CycleGAN root can be the truth of each other, as those of maps or of the Earth are.
-    """
-    if len(groups) == 1:
-        return groups[0] if len(groups[0].domains) > 1 else None
-    domains = [item for group in groups for item in group.domains.items()]
-    if not domains or len({name for name, _ in domains}) != len(domains):
-        return None
-    stems = []
-    for _, domain in domains:
-        if not isinstance(domain, ImageFiles):
-            return None
-        stems.append([path.relative_to(domain.root).with_suffix("") for path in domain.paths])
-    if any(len(set(names)) != len(names) or set(names) != set(stems[0]) for names in stems):
-        return None
-    order = [{name: index for index, name in enumerate(names)} for names in stems]
-    return Group(
-        {
-            name: domain.take([places[stem] for stem in stems[0]])
-            for (name, domain), places in zip(domains, order, strict=True)
-        }
-    )

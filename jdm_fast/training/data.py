@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jdm_fast.data.check import without_bad
-from jdm_fast.data.dataset import LETTERS, Features, Group, Layout, aligned_by_name, arrange, batch_keys
+from jdm_fast.data.dataset import LETTERS, Features, Group, Layout, arrange, batch_keys
 from jdm_fast.data.layouts import find_layout, two_folders
 from jdm_fast.data.loader import Loader
 from jdm_fast.errors import UserError
@@ -76,13 +76,12 @@ def open_data(
     loader = Loader(groups, batch_size=config.batch_size, cache_mb=config.data.cache_mb, **options)
     if not (config.sample_every or config.eval_every):
         return TrainingData(loader, {}, [], {})
-    aligned = aligned_by_name(held_out)
-    if config.eval_every and aligned is None:
+    if config.eval_every and not any(len(group.domains) > 1 for group in held_out):
         raise UserError(
             "eval_every: the truth is needed, held-out pictures of one name in both domains; there are none in "
             f"{layout.root}. Use eval_every=0, or give data.x_test and data.y_test"
         )
-    shown = Loader((aligned,) if aligned else held_out, cache_mb=0, **options) if held_out else loader
+    shown = Loader(held_out, cache_mb=0, **options) if held_out else loader
     return TrainingData(
         loader,
         shown.fixed(config.sample_count) if config.sample_every else {},
@@ -122,7 +121,7 @@ def _held_out(data: DataConfig, layout: Layout, warn: Callable[[str], None]) -> 
     if (data.x_test is None) != (data.y_test is None):
         raise UserError("data: give both x_test and y_test, or neither")
     if data.x_test is not None and data.y_test is not None:
-        groups = two_folders(data.x_test, data.y_test, recursive=data.recursive).groups("train")
+        groups = two_folders(data.x_test, data.y_test, recursive=data.recursive, held_out=True).groups("test")
     else:
         split = next((name for name in _HELD_OUT if name in layout.splits), None)
         groups = () if split is None else layout.groups(split, data.domains)

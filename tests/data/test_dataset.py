@@ -14,7 +14,6 @@ from jdm_fast.data.dataset import (
     ImageFiles,
     Layout,
     VideoFrames,
-    aligned_by_name,
     arrange,
     batch_keys,
 )
@@ -121,31 +120,3 @@ class TestArranging:
     def test_a_domain_of_two_pairs_cannot_be_drawn_alone(self, pairing: str) -> None:
         with pytest.raises(UserError, match=r"domain y belongs to several pairs"):
             arrange(layout(*PAIRS).groups("train"), pairing)
-
-
-class TestAlignedByName:
-    def test_namesakes_become_pairs_whatever_their_order_and_ending(self) -> None:
-        group = aligned_by_name(
-            [Group({"x": files("a", "1.png", "2.png")}), Group({"y": files("b", "2.jpg", "1.jpg")})]
-        )
-        assert group is not None
-        assert [path.name for path in group.domains["y"].paths] == ["1.jpg", "2.jpg"]
-
-    def test_one_group_is_taken_as_it_is(self) -> None:
-        pair = Group({"x": numbered("a", 2), "y": files("b", "p.png", "q.png")})
-        assert aligned_by_name([pair]) is pair
-
-    @pytest.mark.parametrize(
-        "groups",
-        [
-            [],
-            [Group({"x": numbered("a", 2)})],
-            [Group({"x": numbered("a", 2)}), Group({"y": numbered("b", 3)})],
-            [Group({"x": files("a", "1.png", "1.jpg")}), Group({"y": files("b", "1.png", "1.jpg")})],
-            list(layout(*PAIRS).groups("train")),
-            [Group({"x": numbered("a", 2)}), Group({"y": Features(np.zeros((2, 1, 3), np.float32), Path("f"))})],
-        ],
-        ids=["none", "one domain", "other names", "names twice", "a domain twice", "vectors"],
-    )
-    def test_no_pairs(self, groups: list[Group]) -> None:
-        assert aligned_by_name(groups) is None

@@ -104,6 +104,15 @@ def test_wrong_data(
         open_data(configure(data=DataConfig(root=pairs, **data), **settings), ("x", "y"))
 
 
+def test_held_out_folders_of_their_own_are_pairs_by_name(configure: Configure, pairs: Path) -> None:
+    folders = {f"{name}{end}": pairs / split / domain for end, split in (("", "train"), ("_test", "test"))
+               for name, domain in (("x", "mask"), ("y", "grey"))}  # fmt: skip
+    config = configure(data=DataConfig(**folders, cache_mb=0), preprocess="none", sample_every=1, eval_every=1)
+    data = open_data(config, ("x", "y"))
+    assert levels(data.shown["y"]) == [100, 110, 120] and levels(data.shown["x"]) == [LAND[0], WATER[0], LAND[0]]
+    assert len(data.truth) == 1
+
+
 def test_layout_and_domains_need_a_root(configure: Configure, pairs: Path) -> None:
     data = DataConfig(x=pairs / "train" / "grey", y=pairs / "train" / "mask", domains=("x", "y"))
     with pytest.raises(UserError, match="layout and domains go with root"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jdm_fast.data.dataset import Group, Layout
+from jdm_fast.data.dataset import Layout
 from jdm_fast.data.layouts._folders import (
     SPLITS,
     has_pictures,
@@ -49,13 +49,17 @@ def find(root: Path, recursive: bool = False) -> Layout:
     return Layout("folders", root, tuple(name for group in splits["train"] for name in group.domains), splits)
 
 
-def two_folders(x: str | Path, y: str | Path, recursive: bool = False) -> Layout:
+def two_folders(x: str | Path, y: str | Path, recursive: bool = False, *, held_out: bool = False) -> Layout:
     """Two folders of pictures as an unpaired data set with the domains x and y.
+
+    Args:
+        x, y: the folders. recursive: look into their sub-folders too.
+        held_out: they are the split ``test`` instead of ``train``; pairs if all names agree.
 
     Raises:
         UserError: a folder is missing or has no pictures.
     """
-    x, y = Path(x), Path(y)
-    groups = tuple(Group({name: pictures(folder, recursive)}) for name, folder in (("x", x), ("y", y)))
-    root = Path(os.path.commonpath([x.absolute(), y.absolute()]))
-    return Layout("two folders", root, ("x", "y"), {"train": groups})
+    domains = {name: pictures(Path(folder), recursive) for name, folder in (("x", x), ("y", y))}
+    root = Path(os.path.commonpath([Path(x).absolute(), Path(y).absolute()]))
+    splits = {"test": paired_if_named_so(domains)} if held_out else {"train": unpaired(domains)}
+    return Layout("two folders", root, ("x", "y"), splits)
