@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from jdm_fast.data.dataset import Arrays, Group
 from jdm_fast.data.items import Pictures
 from jdm_fast.data.pipeline import Size
 from jdm_fast.errors import UserError
@@ -66,6 +67,22 @@ def output_size(
                     "they must be of one size: use preprocess=resize_and_crop"
                 )
     return crop
+
+
+def require_turns_kept(groups: Sequence[Group], *, flip: bool, crop: bool) -> None:
+    """Refuse to mirror or crop pictures that are turns of each other: the results would not be.
+
+    Raises:
+        UserError: a group holds arrays that are turned differently, and ``flip`` or ``crop``.
+    """
+    for group in groups:
+        turns = {domain.quarter_turns % 4 for domain in group.domains.values() if isinstance(domain, Arrays)}
+        if len(turns) > 1 and (flip or crop):
+            what, how = ("mirrored", "flip=False (--no-flip)") if flip else ("cropped", "preprocess=none or resize")
+            raise UserError(
+                f"the domains {', '.join(group.domains)} are turns of each other, and {what} alike they would not be: "
+                f"use {how}"
+            )
 
 
 def _only_size(pictures: Mapping[str, Pictures]) -> Size:

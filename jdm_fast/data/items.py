@@ -17,6 +17,7 @@ import numpy as np
 
 from jdm_fast.data.dataset import Arrays, Domain, Features, ImageFiles, VideoFrames
 from jdm_fast.data.images import inspect_image, read_image
+from jdm_fast.data.video_files import read_frames
 from jdm_fast.errors import UserError
 
 
@@ -155,7 +156,7 @@ class _FramePictures(Pictures):
 
     def __init__(self, domain: VideoFrames) -> None:
         self._domain = domain
-        shapes = {path: next(_read_frames(path)).shape[:2] for path in dict.fromkeys(path for path, _ in domain.frames)}
+        shapes = {path: next(read_frames(path)).shape[:2] for path in dict.fromkeys(path for path, _ in domain.frames)}
         self.sizes = np.array([shapes[path] for path, _ in domain.frames], dtype=np.int64)
         self.columns = np.zeros(len(domain), dtype=np.int64)
 
@@ -231,19 +232,13 @@ def _chosen_frames(path: Path, numbers: list[int]) -> Iterator[np.ndarray]:
     """The frames of a video with these ascending numbers."""
     wanted = iter(numbers)
     number = next(wanted)
-    for position, frame in enumerate(_read_frames(path)):
+    for position, frame in enumerate(read_frames(path)):
         while position == number:
             yield frame
             number = next(wanted, -1)
         if number < 0:
             return
     raise UserError(f"{path}: the video ends before frame {number}; it may have been cut short since it was opened")
-
-
-def _read_frames(path: Path) -> Iterator[np.ndarray]:
-    from jdm_fast.data.video_files import open_frames
-
-    return iter(open_frames(path))
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -17,7 +17,7 @@ import torch
 from jdm_fast.data.assembly import Assembler, Batch
 from jdm_fast.data.cache import Wanted, cache_key, open_cache
 from jdm_fast.data.dataset import Features, Group, VideoFrames, batch_keys
-from jdm_fast.data.geometry import Preprocess, as_size, output_size
+from jdm_fast.data.geometry import Preprocess, as_size, output_size, require_turns_kept
 from jdm_fast.data.items import check_features, features_identity, open_pictures
 from jdm_fast.data.pipeline import Form, Size, load_dali
 from jdm_fast.data.prefetch import Prefetcher
@@ -56,13 +56,14 @@ class Loader:
         channels_last: memory format of pictures in batches.
 
     Attributes:
-        keys: of a batch, see :func:`jdm_fast.data.dataset.batch_keys`. size: (height, width) of pictures in a batch.
-        counts: number of items by key. steps_per_epoch: steps in which the longest group is shown once (rounded up).
+        groups: as given. keys: of a batch, see :func:`jdm_fast.data.dataset.batch_keys`.
+        size: (height, width) of pictures in a batch, None if there are only features. counts: number of items by key.
+        steps_per_epoch: steps in which the longest group is shown once (rounded up).
 
     Raises:
-        UserError: DALI is missing, a setting is impossible, a file is missing, damaged or too small for the crop, or
-            the pictures are of different sizes with ``preprocess="none"``. Every header is read; the message names the
-            file.
+        UserError: DALI is missing, a setting is impossible, a file is missing, damaged or too small for the crop, the
+            pictures are of different sizes with ``preprocess="none"``, or arrays that are turns of each other would be
+            mirrored or cropped. Every header is read; the message names the file.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Loader:
             world_size=world_size,
         )
         group_keys = batch_keys(groups)
+        self.groups = tuple(groups)
         self._lengths = [len(group) for group in groups]
         self._domains = {
             key: domain
@@ -122,6 +124,7 @@ class Loader:
         load = as_size(load_size) if preprocess in ("resize_and_crop", "resize") else None
         crop = as_size(crop_size) if preprocess in ("resize_and_crop", "crop") else None
         self.size = output_size(load, crop, self._pictures, group_keys)
+        require_turns_kept(groups, flip=flip, crop=crop is not None and crop != load)
         self._form = Form(
             load=load,
             crop=crop,

@@ -79,8 +79,8 @@ def load_dali() -> ModuleType:
         import nvidia.dali
     except ImportError as error:
         raise UserError(
-            "loading pictures needs NVIDIA DALI, which is not installed here: python -m pip install 'jdm_fast[dali]' "
-            "(or the nvidia-dali-cudaXXX package of your CUDA version)"
+            "loading pictures needs NVIDIA DALI, which is not installed here: python -m pip install "
+            "nvidia-dali-cuda130 (or the package of your CUDA version)"
         ) from error
     return nvidia.dali
 
@@ -186,7 +186,7 @@ class Pipeline:
             device_id=(form.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=depth,
             exec_dynamic=True,
-            exec_pipelined=False,  # otherwise the first run is as many as the queue is deep: it waits for inputs to come
+            exec_pipelined=False,  # otherwise the first run is as many as the queue is deep, and waits for their inputs
         )
 
         def number(name: str, dtype: Any, ndim: int = 0) -> Any:
