@@ -453,7 +453,7 @@ def test_impossible_features(values: np.ndarray, message: str) -> None:
 
 def test_without_dali_it_says_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nvidia.dali", None)
-    with pytest.raises(UserError, match=r"needs NVIDIA DALI.*pip install 'jdm_fast\[dali\]'"):
+    with pytest.raises(UserError, match="needs NVIDIA DALI.*pip install nvidia-dali-cuda130"):
         open_loader(unpaired(root))
 
 
