@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from jdm_fast.data.debian import fashion_mnist_files
-from jdm_fast.data.earth_source import earth_files, real_photos, real_video
+from jdm_fast.data.real_files import earth_files, real_photos, real_video
 from jdm_fast.data.seasons import season_files
 
 Name = Literal["earth", "videos", "photos", "fashion-mnist", "seasons"]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from jdm_fast.data.earth_source import cache_folder
+from jdm_fast.data.real_files import cache_folder
 from jdm_fast.errors import UserError
 
 _CHUNK = 1 << 20

@@ -227,7 +227,7 @@ class Loader:
         )
 
     def _folder(self) -> Path:
-        from jdm_fast.data.earth_source import cache_folder
+        from jdm_fast.data.real_files import cache_folder
 
         return (cache_folder() if self._cache_folder is None else Path(self._cache_folder)) / "decoded"
 

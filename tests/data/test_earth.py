@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdm_fast.data import earth_source
+from jdm_fast.data import real_files
 from jdm_fast.data.earth import DOMAINS, MAX_WIDTH, SNOW, Box, Earth, mask_picture, suitable_width
 from jdm_fast.data.earth.split import count_disjoint, describe_region
 from jdm_fast.errors import UserError
@@ -51,32 +51,32 @@ def cover(earth: Earth, boxes: list[Box]) -> np.ndarray:
 # ---- the package ----------------------------------------------------------------------------------------------------
 
 
-def small_package(folder: Path, digest: str | None = None) -> earth_source.Package:
+def small_package(folder: Path, digest: str | None = None) -> real_files.Package:
     """A wheel with two members, lying in ``folder``."""
     wheel = folder / "thing-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("thing/a.bin", b"a")
         archive.writestr("thing/code.py", b"raise SystemExit")
     digest = digest or hashlib.sha256(wheel.read_bytes()).hexdigest()
-    return earth_source.Package("thing", "1.0", wheel.name, digest, ("thing/a.bin",))
+    return real_files.Package("thing", "1.0", wheel.name, digest, ("thing/a.bin",))
 
 
 def test_wheel_in_cache_is_used_and_only_its_members_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JDM_FAST_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     package = small_package(tmp_path)
-    (path,) = earth_source.fetch(package, "")
+    (path,) = real_files.fetch(package, "")
     assert path.read_bytes() == b"a"
     assert [file.name for file in path.parent.iterdir()] == ["a.bin"]
     (tmp_path / package.wheel).unlink()
-    assert earth_source.fetch(package, "") == [path]
+    assert real_files.fetch(package, "") == [path]
 
 
 def test_wheel_of_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JDM_FAST_CACHE", str(tmp_path))
     package = small_package(tmp_path, digest="0" * 64)
     with pytest.raises(UserError, match="not the expected file.*0000"):
-        earth_source.fetch(package, "")
+        real_files.fetch(package, "")
     assert not list((tmp_path / "thing-1.0").iterdir())
 
 
@@ -91,7 +91,7 @@ def test_message_when_the_package_cannot_be_fetched(tmp_path: Path, monkeypatch:
 
 def test_unknown_video() -> None:
     with pytest.raises(UserError, match="bikes"):
-        earth_source.real_video("cats")
+        real_files.real_video("cats")
 
 
 # ---- the planet and its split ---------------------------------------------------------------------------------------

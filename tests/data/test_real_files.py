@@ -13,10 +13,10 @@ import torch
 from jdm_fast.cli import main
 from jdm_fast.data.dataset import Arrays, VideoFrames, arrange
 from jdm_fast.data.debian import fashion_mnist_files
-from jdm_fast.data.earth_source import _wheel_tags, real_photos, real_video
 from jdm_fast.data.images import check_image, read_image
 from jdm_fast.data.layouts import find_layout
 from jdm_fast.data.loader import Loader
+from jdm_fast.data.real_files import _wheel_tags, real_photos, real_video
 from jdm_fast.data.video_files import count_frames, open_frames
 
 PHOTOS = {  # size, and the mean of each channel; what is transparent in the logo counts as white

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jdm_fast.data import video_dali
-from jdm_fast.data.earth_source import real_video
+from jdm_fast.data.real_files import real_video
 from jdm_fast.data.video_dali import DaliSource, suits
 from jdm_fast.data.video_files import FrameSource, open_frames, write_video
 from jdm_fast.data.video_read import PyAVSource

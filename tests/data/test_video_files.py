@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdm_fast.data.earth_source import real_video
+from jdm_fast.data.real_files import real_video
 from jdm_fast.data.video_files import FolderWriter, VideoWriter, count_frames, open_frames, write_video
 from jdm_fast.errors import UserError
 

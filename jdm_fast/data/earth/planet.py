@@ -15,7 +15,7 @@ from jdm_fast.data.earth.domains import DOMAINS, known_domain, mask_picture
 from jdm_fast.data.earth.layouts import write_layout
 from jdm_fast.data.earth.split import Box, Split, cut_tiles, split_planet
 from jdm_fast.data.earth.write import Written
-from jdm_fast.data.earth_source import EARTH_PACKAGE, cache_folder, earth_files
+from jdm_fast.data.real_files import EARTH_PACKAGE, cache_folder, earth_files
 from jdm_fast.errors import UserError
 
 MAX_WIDTH = 10800  #: of the finest picture among the sources, the shaded relief
