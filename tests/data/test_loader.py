@@ -489,5 +489,6 @@ def test_many_contexts_leave_no_threads_and_no_memory(root: Path) -> None:
 
     threads, memory = measure(20)
     later_threads, later_memory = measure(60)
-    assert later_threads <= threads
+    # A thread may still be on its way out, or have been started by a library meanwhile; a leak would leave 40 more.
+    assert later_threads < threads + 10
     assert later_memory - memory < 30 * 2**20, "60 contexts, each of several MB"
