@@ -1,193 +1,286 @@
-"""A training step of JWDM at CPU size, against the loop that a straightforward reading of the paper gives.
+"""A training step of JWDM as a ladder: from the loop that a straightforward reading gives to each of our engines.
 
-The straightforward loop steps as the public CycleGAN code does: every network is called for one batch at a time, the
-fakes are made anew for each of the two updates, gradients of the critics' weights are computed in the generator
-update too and thrown away, Adam goes from tensor to tensor, and norms are ``nn.InstanceNorm2d`` followed by an
-activation and an addition. Both compute the same update, which is checked before anything is timed.
+(a) is the plain loop in float32, eager, NCHW, that a reading of Algorithm 1 line by line gives: every network is
+called for one batch at a time, the fakes are made anew for each of the two updates, gradients of the critics' weights
+are computed in the generator update too and thrown away, Adam goes from tensor to tensor, and norms are
+``nn.InstanceNorm2d`` followed by an activation and an addition. (b) is the same loop with what PyTorch offers:
+channels_last, AMP where the device has the units, and torch.compile. (c) is ours, each engine that the device has.
+Each row adds one lever to a row above it, so that none takes another's credit. Before anything is timed, all rows are
+checked to compute the same update.
+
+Steps are timed in turn, one of each row in each round, so that a disturbance meets all rows alike. FLOP utilisation is
+the work that has to be done (the count of our eager step, nothing done twice) over the time and the rate of a large
+matrix product measured in the same run, in float32 on a CPU and bfloat16 on a GPU.
+
+``make bench BENCHMARKS=benchmarks/bench_train.py`` runs everything; on a CPU 64x64 at widths 16 and 32, on a GPU the
+paper's networks at 256x256. ``JDM_FAST_BENCH_COMPILE=0`` leaves out the rows that take minutes to compile on a CPU.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.train_loops import Batch, Levers, Loop, Ours
 from jdm_fast.methods import JWDM, JWDMConfig
-from jdm_fast.networks.layers import InstanceNorm
-from jdm_fast.training.step import EagerEngine
+from jdm_fast.training.precision import choose_precision
 
-LR, BETAS = 2e-4, (0.5, 0.999)
-ROUNDS = 10
-
-
-class PlainInstanceNorm(nn.Module):
-    """The fused layer's arithmetic as separate PyTorch layers."""
-
-    def __init__(self, fused: InstanceNorm) -> None:
-        super().__init__()
-        dtype = next(fused.parameters()).dtype
-        self.norm = nn.InstanceNorm2d(fused.num_features, eps=fused.eps, affine=fused.affine, dtype=dtype)
-        self.norm.load_state_dict(fused.state_dict())
-        self.activation = {"relu": nn.ReLU(), "none": nn.Identity()}[fused.activation]
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        x = self.activation(self.norm(x))
-        return x if residual is None else x + residual
+ROUNDS = 8
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+COMPILE = os.environ.get("JDM_FAST_BENCH_COMPILE", "1") != "0"
 
 
-def with_plain_norms(module: nn.Module) -> nn.Module:
-    """``module`` with every fused norm replaced, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, InstanceNorm):
-            setattr(module, name, PlainInstanceNorm(child))
-        else:
-            with_plain_norms(child)
-    return module
+# ---- The ladder -----------------------------------------------------------------------------------------------------
+
+Make = Callable[[JWDM], Any]
 
 
-class StraightforwardLoop:
-    """Algorithm 1 line by line, for the divergence ``gan`` and no identity term."""
+def rungs() -> dict[str, Make]:
+    """The rows, each with how to make its loop of a method."""
+    plain = Levers()
+    rows: dict[str, Make] = {}
 
-    def __init__(self, method: JWDM) -> None:
-        self.method = with_plain_norms(method)
-        self.critics = torch.optim.Adam(method.critic_parameters(), lr=LR, betas=BETAS, foreach=False)
-        self.generators = torch.optim.Adam(method.generator_parameters(), lr=LR, betas=BETAS, foreach=False)
+    def add(name: str, levers: Levers) -> Levers:
+        rows[name] = lambda method: Loop(method, levers)
+        return levers
 
-    def step(self, batch: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            fakes = self._generate(batch)
-        self.critics.zero_grad()
-        self._critic_loss(batch, fakes).backward()
-        self.critics.step()
-        self.generators.zero_grad()
-        self._generator_loss(batch, self._generate(batch)).backward()
-        self.generators.step()
-
-    def _generate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        E1, E2 = self.method.encoders["x"], self.method.encoders["y"]
-        G1, G2 = self.method.decoders["x"], self.method.decoders["y"]
-        z1, z2 = E1(batch["x"]), E2(batch["y"])
-        translation_x, translation_y = G1(z2), G2(z1)
-        return {
-            "latent_x": z1, "latent_y": z2, "reconstruction_x": G1(z1), "reconstruction_y": G2(z2),
-            "translation_x": translation_x, "translation_y": translation_y,
-            "cycle_x": G1(E2(translation_y)), "cycle_y": G2(E1(translation_x)),
-        }  # fmt: skip
-
-    def _critic_loss(self, batch: dict[str, Tensor], fakes: dict[str, Tensor]) -> Tensor:
-        c, D = self.method.config, self.method.critics
-        prior = self.method.sample_prior(fakes["latent_x"])
-        share = c.cycle_fake_weight
-        total = c.lambda_z * (2 * real(D["latent"](prior)) + fake(D["latent"](fakes["latent_x"])))
-        total = total + c.lambda_z * fake(D["latent"](fakes["latent_y"]))
-        for name, weight in (("x", c.lambda_x), ("y", c.lambda_y)):
-            generated = share * fake(D[name](fakes[f"cycle_{name}"]))
-            generated = generated + (1 - share) * fake(D[name](fakes[f"translation_{name}"]))
-            total = total + weight * (real(D[name](batch[name])) + generated)
-        return total
-
-    def _generator_loss(self, batch: dict[str, Tensor], fakes: dict[str, Tensor]) -> Tensor:
-        c, D = self.method.config, self.method.critics
-        share = c.cycle_fake_weight
-        total = c.lambda_z * (real(D["latent"](fakes["latent_x"])) + real(D["latent"](fakes["latent_y"])))
-        for name, weight in (("x", c.lambda_x), ("y", c.lambda_y)):
-            total = total + c.reconstruction_weight * F.l1_loss(fakes[f"reconstruction_{name}"], batch[name])
-            total = total + c.cycle_weight * F.l1_loss(fakes[f"cycle_{name}"], batch[name])
-            adversarial = share * real(D[name](fakes[f"cycle_{name}"]))
-            adversarial = adversarial + (1 - share) * real(D[name](fakes[f"translation_{name}"]))
-            total = total + weight * adversarial
-        return total
+    half, best = choose_precision("bf16", DEVICE), choose_precision("auto", DEVICE)
+    add("(a) plain loop", plain)
+    # On a GPU these pay together. On a CPU each of the first two costs time, so (b) does without them.
+    together = DEVICE.type == "cuda"
+    b = add("(a) + channels_last", replace(plain, channels_last=True))
+    if half.dtype is not None:
+        row = f"    + AMP ({half.name})" if together else f"(a) + AMP ({half.name})"
+        b = add(row, replace(b if together else plain, precision=half))
+    if COMPILE:
+        row = "    + torch.compile = (b)" if together else "(a) + torch.compile = (b)"
+        add(row, replace(b if together else plain, compiled=True))
+    levers = add("(a) + one generator forward", replace(plain, once=True))
+    levers = add("    + critics frozen for the generators", replace(levers, frozen=True))
+    levers = add("    + batched calls", replace(levers, batched=True))
+    add("    + fused Adam", replace(levers, fused_adam=True))
+    rows["    + fused norms = (c) eager"] = lambda method: Ours(method, "eager")
+    if best.dtype is not None:
+        rows[f"    + {best.name}, channels_last"] = lambda method: Ours(method, "eager", best)
+    if COMPILE:
+        rows["    + torch.compile = (c) compile"] = lambda method: Ours(method, "compile", best)
+    if DEVICE.type == "cuda":
+        rows["    (instead) CUDA graph = (c) graph"] = lambda method: Ours(method, "graph", best)
+    return rows
 
 
-def real(logits: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a rung. ``ratio`` is of medians, ``ratio_of_best`` of the quickest steps: where they differ
+    much, the machine had other work and the run should be repeated."""
+
+    name: str
+    milliseconds: float
+    images_per_second: float
+    ratio: float
+    ratio_of_best: float
+    peak_bytes: int
+    utilisation: float
 
 
-def fake(logits: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
+class Ladder:
+    """All rungs from the same weights, and a batch."""
 
-
-class Case:
-    """Both loops from the same weights, and a batch."""
-
-    def __init__(self, width: int, residual_convs: int, batch_size: int) -> None:
+    def __init__(self, width: int, residual_convs: int, batch_size: int, side: int) -> None:
+        check_all_rungs()
         torch.manual_seed(0)
-        method = JWDM(JWDMConfig(width=width, critic_width=width, residual_convs=residual_convs))
-        self.batch = {name: torch.rand(batch_size, 3, 64, 64) * 2 - 1 for name in ("x", "y")}
-        check_same_update(
-            copy.deepcopy(method).double(), {name: images.double() for name, images in self.batch.items()}
+        config = JWDMConfig(width=width, critic_width=width, residual_convs=residual_convs)
+        method = JWDM(config).to(DEVICE)
+        self.batch = {name: torch.rand(batch_size, 3, side, side, device=DEVICE) * 2 - 1 for name in ("x", "y")}
+        self.flops = count_flops(copy.deepcopy(method), self.batch)
+        self.rate = matrix_rate()
+        self.loops: dict[str, Any] = {}
+        self.peaks: dict[str, int] = {}
+        self.times: dict[str, list[float]] = {}
+        expected: tuple[Tensor, ...] = ()
+        for name, make in rungs().items():
+            before = torch.cuda.memory_allocated() if DEVICE.type == "cuda" else 0
+            if DEVICE.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            loop = self.loops[name] = make(copy.deepcopy(method))
+            torch.manual_seed(1)
+            losses = loop.step(self.batch)
+            expected = expected or losses
+            # Precisions and compilers round differently; what is wrong is wrong by more.
+            torch.testing.assert_close(losses, expected, rtol=0.05, atol=0.01, msg=lambda text, n=name: f"{n}: {text}")
+            loop.step(self.batch)
+            if DEVICE.type == "cuda":
+                self.peaks[name] = torch.cuda.max_memory_allocated() - before
+            else:
+                self.peaks[name] = loop.kept() + cpu_peak(lambda loop=loop: loop.step(self.batch))
+
+    def run(self, name: str) -> None:
+        """One timed step of a rung."""
+        begin = time.perf_counter()
+        self.loops[name].step(self.batch)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        self.times.setdefault(name, []).append(time.perf_counter() - begin)
+
+    def rows(self) -> list[Row]:
+        """What the timed rounds gave, the warm-up left out."""
+        times = {name: self.times[name][-ROUNDS:] for name in self.loops}
+        first = times[next(iter(times))]
+        images = 2 * len(self.batch["x"])
+        rows = []
+        for name, own in times.items():
+            median = statistics.median(own)
+            rows.append(
+                Row(
+                    name=name,
+                    milliseconds=median * 1e3,
+                    images_per_second=images / median,
+                    ratio=statistics.median(first) / median,
+                    ratio_of_best=min(first) / min(own),
+                    peak_bytes=self.peaks[name],
+                    utilisation=self.flops / median / self.rate,
+                )
+            )
+        return rows
+
+
+def table(rows: list[Row], title: str) -> Table:
+    """The ladder as it is printed."""
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("step", no_wrap=True)
+    for column in ("ms", "images/s", "ratio", "of best", "peak MB", "FLOP utilisation"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(
+            row.name,
+            f"{row.milliseconds:.1f}",
+            f"{row.images_per_second:.1f}",
+            f"{row.ratio:.2f}x",
+            f"{row.ratio_of_best:.2f}x",
+            f"{row.peak_bytes / 2**20:.0f}",
+            f"{row.utilisation:.0%}",
         )
-        self.plain = StraightforwardLoop(copy.deepcopy(method))
-        self.engine = EagerEngine(method, lr=LR, betas=BETAS)
-
-    def run_ours(self) -> None:
-        self.engine.step(self.batch, LR)
-
-    def run_plain(self) -> None:
-        self.plain.step(self.batch)
+    return shown
 
 
-def check_same_update(method: JWDM, batch: dict[str, Tensor]) -> None:
-    """One step of both loops, in double precision, changes the networks' answers alike.
+# ---- Measures and checks --------------------------------------------------------------------------------------------
+
+
+def count_flops(method: JWDM, batch: Batch) -> int:
+    """Of a step in which nothing is done twice."""
+    with FlopCounterMode(display=False) as counter:
+        Ours(method, "eager").step(batch)
+    return counter.get_total_flops()
+
+
+def matrix_rate() -> float:
+    """FLOP/s of a large matrix product, the ceiling of a convolution."""
+    size, dtype = (8192, torch.bfloat16) if DEVICE.type == "cuda" else (1024, torch.float32)
+    a = torch.rand(size, size, device=DEVICE, dtype=dtype)
+    times = []
+    for _ in range(12):
+        begin = time.perf_counter()
+        a @ a
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return 2 * size**3 / statistics.median(times[2:])
+
+
+def cpu_peak(call: Callable[[], Any]) -> int:
+    """The most bytes that a call takes at a time on top of what there was, as PyTorch's profiler is told."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it complains of every machine without a GPU
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+        call()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def check_all_rungs() -> None:
+    """Every rung that can run in double precision computes the update of (a), with small networks.
 
     In single precision Adam's first step would tell little: it is the gradient's sign, which rounding decides where the
     gradient is next to nothing.
     """
-    plain = StraightforwardLoop(copy.deepcopy(method))
+    torch.manual_seed(0)
+    method = JWDM(JWDMConfig(width=4, critic_width=4, blocks=2)).double().to(DEVICE)
+    batch = {name: torch.rand(2, 3, 64, 64, dtype=torch.float64, device=DEVICE) * 2 - 1 for name in ("x", "y")}
     before = answers(method, batch)
-    torch.manual_seed(1)
-    EagerEngine(method, lr=LR, betas=BETAS).step(batch, LR)
-    torch.manual_seed(1)
-    plain.step(batch)
-    ours = answers(method, batch)
-    change = (ours - before).norm()
-    assert change > 1e-3 * before.norm(), "the step must have done something"
-    difference = (ours - answers(plain.method, batch)).norm() / change
-    assert difference < 1e-4, f"the two loops must compute the same update, they differ by {difference:.1e} of it"
+    expected = None
+    for name, make in rungs().items():
+        if "compile" in name or "AMP" in name or "bf16" in name or "graph" in name:
+            continue
+        loop = make(copy.deepcopy(method))
+        torch.manual_seed(1)
+        loop.step(batch)
+        found = answers(loop.method, batch)
+        expected = found if expected is None else expected
+        change = (expected - before).norm()
+        assert change > 1e-3 * before.norm(), f"{name}: the step must have done something"
+        difference = (found - expected).norm() / change
+        assert difference < 1e-4, f"{name}: must compute the same update as (a), differs by {difference:.1e} of it"
 
 
 @torch.no_grad()
-def answers(method: JWDM, batch: dict[str, Tensor]) -> Tensor:
+def answers(method: JWDM, batch: Batch) -> Tensor:
     """All that the networks make of a batch."""
     scores = [method.critics[name](batch[name]).flatten() for name in ("x", "y")]
     return torch.cat([*(made.flatten() for made in method.generate(batch).values()), *scores])
 
 
-CASES = [
-    pytest.param((16, 1, 1), id="width 16, one-conv blocks"),
-    pytest.param((16, 2, 4), id="width 16, two-conv blocks, batch 4"),
-    pytest.param((32, 1, 1), id="width 32, one-conv blocks"),
+# ---- The benchmark --------------------------------------------------------------------------------------------------
+
+ON_CPU = [
+    pytest.param((16, 1, 1, 64), id="64x64, width 16, one-conv blocks"),
+    pytest.param((16, 2, 4, 64), id="64x64, width 16, two-conv blocks, batch 4"),
+    pytest.param((32, 1, 1, 64), id="64x64, width 32, one-conv blocks"),
+]
+ON_GPU = [
+    pytest.param((64, 2, 1, 256), id="256x256, two-conv blocks, batch 1"),
+    pytest.param((64, 2, 16, 256), id="256x256, two-conv blocks, batch 16"),
+    pytest.param((64, 1, 1, 256), id="256x256, one-conv blocks, batch 1"),
 ]
 
 
-@pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return Case(*request.param)
+@pytest.mark.parametrize("case", ON_GPU if DEVICE.type == "cuda" else ON_CPU)
+def test_train_step(
+    benchmark: Any, request: pytest.FixtureRequest, case: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The timed step is that of the last rung but those that are compiled; each comes after one of every other."""
+    ladder = Ladder(*case)
+    name = "    + fused norms = (c) eager"
+    benchmark.group = f"training step, {request.node.callspec.id}, {DEVICE.type}"
+    benchmark.extra_info["implementation"] = "jdm_fast"
 
+    def run_others() -> None:
+        for other in ladder.loops:
+            if other != name:
+                ladder.run(other)
 
-@pytest.mark.parametrize("implementation", ["straightforward loop", "jdm_fast"])
-def test_train_step(benchmark: Any, request: pytest.FixtureRequest, case: Case, implementation: str) -> None:
-    """For ``jdm_fast`` each timed step comes after one of the other loop, so that both see the same moments of a busy
-    machine; ``extra_info["ratio"]`` is of those pairs' medians."""
-    benchmark.group = f"training step, 64x64, {request.node.callspec.id.rsplit('-', 1)[0]}"
-    benchmark.extra_info["implementation"] = implementation
-    if implementation != "jdm_fast":
-        benchmark.pedantic(case.run_plain, rounds=ROUNDS, warmup_rounds=2)
+    benchmark.pedantic(ladder.run, args=(name,), setup=run_others, rounds=ROUNDS, warmup_rounds=1)
+    if benchmark.stats is None:  # with --benchmark-disable
         return
-    other: list[float] = []
-
-    def run_other() -> None:
-        begin = time.perf_counter()
-        case.run_plain()
-        other.append(time.perf_counter() - begin)
-
-    benchmark.pedantic(case.run_ours, setup=run_other, rounds=ROUNDS, warmup_rounds=2)
-    if benchmark.stats is not None:  # None with --benchmark-disable
-        benchmark.extra_info["ratio"] = round(statistics.median(other[-ROUNDS:]) / benchmark.stats.stats.median, 3)
-        benchmark.extra_info["images_per_second"] = round(2 * len(case.batch["x"]) / benchmark.stats.stats.median, 2)
+    rows = ladder.rows()
+    benchmark.extra_info["ladder"] = [vars(row) for row in rows]
+    benchmark.extra_info["matrix_flops_per_second"] = ladder.rate
+    with capsys.disabled():
+        print()
+        Console(width=120).print(table(rows, benchmark.group))

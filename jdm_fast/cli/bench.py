@@ -20,7 +20,9 @@ from jdm_fast.methods import METHODS
 from jdm_fast.presets import PRESETS
 from jdm_fast.training import TrainConfig
 from jdm_fast.training.data import open_data
-from jdm_fast.training.step import EagerEngine
+from jdm_fast.training.distributed import Processes
+from jdm_fast.training.engines import make_engine
+from jdm_fast.training.precision import choose_precision
 
 _USAGE = """usage: jdm-fast bench data (--data.root ROOT | --data.x DIR --data.y DIR) [OPTIONS]
 
@@ -66,20 +68,24 @@ def _measure(
         torch.manual_seed(config.seed)
         method = method_class(config.method)
         loader = open_data(
-            replace(config, sample_every=0, eval_every=0),
+            replace(config, sample_every=0, eval_every=0, accumulate=1),
             method.domains,
-            device=device,
+            processes=Processes(device),
             warn=lambda text: console.print(text, style="yellow", markup=False),
         ).loader
         method.check_size(*loader.size)
         method.to(device).train()
-        engine = EagerEngine(
+        engine, _ = make_engine(
+            config.engine,
             method,
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             pool_size=config.pool_size,
             ema_decay=config.ema_decay,
             seed=config.seed,
+            precision=choose_precision(config.precision, device),
+            device=device,
+            activation_memory=config.activation_memory,
         )
         return compare(
             loader.groups,

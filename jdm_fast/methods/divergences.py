@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jdm_fast.methods.noise import uniform
+
 Mixture = Sequence[tuple[float, Tensor]]
 """(weight, samples or logits) pairs; the weights sum to one."""
 
@@ -216,7 +218,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fakes: Mi
         real = full_precision(real.detach())
         points, weights = [], []
         for weight, fake in fakes:
-            epsilon = torch.rand(len(real), *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
+            epsilon = uniform((len(real), *[1] * (real.dim() - 1)), real)
             points.append(torch.lerp(full_precision(fake.detach()), real, epsilon))
             weights.append(real.new_full((len(real),), weight / len(real)))
         interpolates = torch.cat(points).requires_grad_(True)

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from jdm_fast.errors import UserError
 from jdm_fast.methods.divergences import DIVERGENCES, Mixture, full_precision, gradient_penalty
+from jdm_fast.methods.lanes import side_by_side
+from jdm_fast.methods.noise import normal_like
 from jdm_fast.methods.protocol import Batch, Terms
 from jdm_fast.networks.autoencoder import SIZE_MULTIPLE, Decoder, Encoder, minimum_side
 from jdm_fast.networks.critics import Critic, LatentCritic, PixelLatentCritic
@@ -170,6 +172,11 @@ class JWDM(nn.Module):
         """Parameters of Dx, Dy and Dz."""
         return list(self.critics.parameters())
 
+    def regions(self) -> list[nn.Module]:
+        """E1, E2, G1, G2; and the critics, unless a gradient penalty differentiates through them twice."""
+        twice = self.divergence.penalised and self.config.gradient_penalty_weight > 0
+        return [*self.encoders.values(), *self.decoders.values(), *([] if twice else self.critics.values())]
+
     def check_size(self, height: int, width: int) -> None:
         """Raise :class:`UserError` if the model cannot be trained on images of ``height`` x ``width``."""
         for_critics = 2**self.config.critic_layers
@@ -208,15 +215,23 @@ class JWDM(nn.Module):
         n = len(x)
         identity: Batch = {}
         if self.config.identity_weight > 0:
-            z1, z1_of_y = E1(torch.cat([x, y])).split(n)
-            z2, z2_of_x = E2(torch.cat([y, x])).split(n)
-            reconstruction_x, translation_x, identity["identity_x"] = G1(torch.cat([z1, z2, z2_of_x])).split(n)
-            translation_y, reconstruction_y, identity["identity_y"] = G2(torch.cat([z1, z2, z1_of_y])).split(n)
+            z = side_by_side({"x": (E1, (torch.cat([x, y]),)), "y": (E2, (torch.cat([y, x]),))})
+            z1, z1_of_y = z["x"].split(n)
+            z2, z2_of_x = z["y"].split(n)
+            for_x, for_y = torch.cat([z1, z2, z2_of_x]), torch.cat([z1, z2, z1_of_y])
+            made = side_by_side({"x": (G1, (for_x,)), "y": (G2, (for_y,))})
+            reconstruction_x, translation_x, identity["identity_x"] = made["x"].split(n)
+            translation_y, reconstruction_y, identity["identity_y"] = made["y"].split(n)
         else:
-            z1, z2 = E1(x), E2(y)
+            z = side_by_side({"x": (E1, (x,)), "y": (E2, (y,))})
+            z1, z2 = z["x"], z["y"]
             latents = torch.cat([z1, z2])
-            reconstruction_x, translation_x = G1(latents).split(n)
-            translation_y, reconstruction_y = G2(latents).split(n)
+            made = side_by_side({"x": (G1, (latents,)), "y": (G2, (latents,))})
+            reconstruction_x, translation_x = made["x"].split(n)
+            translation_y, reconstruction_y = made["y"].split(n)
+        # Each network keeps to its lane, see jdm_fast.methods.lanes.
+        again = side_by_side({"y": (E2, (translation_y,)), "x": (E1, (translation_x,))})
+        cycle = side_by_side({"x": (G1, (again["y"],)), "y": (G2, (again["x"],))})
         return {
             "latent_x": z1,
             "latent_y": z2,
@@ -224,8 +239,8 @@ class JWDM(nn.Module):
             "reconstruction_y": reconstruction_y,
             "translation_x": translation_x,
             "translation_y": translation_y,
-            "cycle_x": G1(E2(translation_y)),
-            "cycle_y": G2(E1(translation_x)),
+            "cycle_x": cycle["x"],
+            "cycle_y": cycle["y"],
             **identity,
         }
 
@@ -243,19 +258,27 @@ class JWDM(nn.Module):
             The loss, and the terms ``critic_x``, ``critic_y``, ``critic_latent`` (and ``gradient_penalty_…``) without
             their weights.
         """
+        weights = self._divergence_weights()
+        parts = side_by_side({name: (self._critic_part, (name, batch, fakes)) for name in weights})
         total: Tensor | float = 0.0
         terms: Terms = {}
-        for name, weight in self._divergence_weights().items():
-            critic, real, mixtures = self.critics[name], self._real(name, batch, fakes), self._generated(name, fakes)
-            real_logits, fake_logits = _logits(critic, real, mixtures)
-            loss = torch.stack([self.divergence.critic_loss(real_logits, logits) for logits in fake_logits]).sum()
-            terms[f"critic_{name}"] = loss.detach()
-            if self.divergence.penalised and self.config.gradient_penalty_weight > 0:
-                penalty = gradient_penalty(critic, real, [part for mixture in mixtures for part in mixture])
-                terms[f"gradient_penalty_{name}"] = penalty.detach()
-                loss = loss + self.config.gradient_penalty_weight * penalty
+        for name, weight in weights.items():
+            loss, own_terms = parts[name]
+            terms.update(own_terms)
             total = total + weight * loss
         return total, terms
+
+    def _critic_part(self, name: str, batch: Batch, fakes: Batch) -> tuple[Tensor, Terms]:
+        """The loss of one critic, unweighted, and its terms."""
+        critic, real, mixtures = self.critics[name], self._real(name, batch, fakes), self._generated(name, fakes)
+        real_logits, fake_logits = _logits(critic, real, mixtures)
+        loss = torch.stack([self.divergence.critic_loss(real_logits, logits) for logits in fake_logits]).sum()
+        terms = {f"critic_{name}": loss.detach()}
+        if self.divergence.penalised and self.config.gradient_penalty_weight > 0:
+            penalty = gradient_penalty(critic, real, [part for mixture in mixtures for part in mixture])
+            terms[f"gradient_penalty_{name}"] = penalty.detach()
+            loss = loss + self.config.gradient_penalty_weight * penalty
+        return loss, terms
 
     def generator_loss(self, batch: Batch, fakes: Batch) -> tuple[Tensor, Terms]:
         """Second line of Algorithm 1: eq. (6), with R_x and R_y of eq. (7) and the divergences of eqs. (19) and (20).
@@ -282,18 +305,22 @@ class JWDM(nn.Module):
                     distance = F.l1_loss(full_precision(fakes[name]), full_precision(batch[domain]))
                     terms[name] = distance.detach()
                     total = total + weight * distance
-        for name, weight in self._divergence_weights().items():
-            real = self._real(name, batch, fakes) if self.divergence.generator_needs_real else None
-            real_logits, fake_logits = _logits(self.critics[name], real, self._generated(name, fakes))
-            losses = [self.divergence.generator_loss(logits, real_logits) for logits in fake_logits]
-            loss = torch.stack(losses).sum()
-            terms[f"adversarial_{name}"] = loss.detach()
-            total = total + weight * loss
+        divergence_weights = self._divergence_weights()
+        parts = side_by_side({name: (self._adversarial_part, (name, batch, fakes)) for name in divergence_weights})
+        for name, weight in divergence_weights.items():
+            terms[f"adversarial_{name}"] = parts[name].detach()
+            total = total + weight * parts[name]
         return total, terms
+
+    def _adversarial_part(self, name: str, batch: Batch, fakes: Batch) -> Tensor:
+        """The generators' loss against one critic, unweighted."""
+        real = self._real(name, batch, fakes) if self.divergence.generator_needs_real else None
+        real_logits, fake_logits = _logits(self.critics[name], real, self._generated(name, fakes))
+        return torch.stack([self.divergence.generator_loss(logits, real_logits) for logits in fake_logits]).sum()
 
     def sample_prior(self, like: Tensor) -> Tensor:
         """A sample of P_Z shaped as the latent ``like``: max(0, N(0, I)) if latents end in a ReLU, else N(0, I)."""
-        noise = torch.randn_like(like)
+        noise = normal_like(like)
         return noise.relu() if self.config.latent_activation == "relu" else noise
 
     def _divergence_weights(self) -> dict[str, float]:

@@ -51,6 +51,10 @@ class Method(Protocol):
     def critic_parameters(self) -> Sequence[nn.Parameter]:
         """Parameters of the critic update."""
 
+    def regions(self) -> Sequence[nn.Module]:
+        """Networks that torch.compile may compile, each on its own. Not among them: what is differentiated twice (a
+        critic with a gradient penalty), which compiled code cannot do."""
+
     def generate(self, batch: Batch) -> Batch:
         """Everything the generators make of a batch, by name, with its graph."""
 

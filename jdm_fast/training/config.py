@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
+from jdm_fast._plain import to_plain
 from jdm_fast.data.dataset import Pairing
 from jdm_fast.data.geometry import Preprocess, as_size
 from jdm_fast.errors import UserError
+from jdm_fast.training.engines import EngineName
+from jdm_fast.training.engines.eager import ActivationMemory
+from jdm_fast.training.precision import PrecisionChoice
+from jdm_fast.training.schedule import LearningRatePolicy
 
 MethodConfig = TypeVar("MethodConfig")
 
-LearningRatePolicy = Literal["linear", "linear_step"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+OnNonFinite = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class TrainConfig(Generic[MethodConfig]):
     flip: bool = True
     """Mirror every other image at random (CycleGAN: yes)."""
     batch_size: int = 1
-    """Images of each domain in a step (paper: 1)."""
+    """Images of each domain in a forward pass, over all processes: under torchrun each takes an equal share. A step has
+    accumulate times as many (paper: 1)."""
 
     # ---- Optimisation -----------------------------------------------------------------------------------------------
     n_epochs: int = 100
@@ -96,19 +103,40 @@ class TrainConfig(Generic[MethodConfig]):
     lr: float = 2e-4
     """Learning rate of both Adam optimisers (paper: 0.0002)."""
     lr_policy: LearningRatePolicy = "linear"
-    """linear: falls with each epoch, CycleGAN's formula; linear_step: with each step, for runs of few epochs."""
+    """linear: falls with each epoch, CycleGAN's formula; linear_step: with each step, for runs of few epochs; cosine:
+    half a wave over n_epochs_decay; step: to a tenth every lr_decay_iters epochs (CycleGAN's)."""
+    lr_decay_iters: int = 50
+    """Of lr_policy=step: epochs from one fall to the next (CycleGAN: 50)."""
     beta1: float = 0.5
     """Adam's first beta (CycleGAN: 0.5)."""
     beta2: float = 0.999
     """Adam's second beta (CycleGAN: 0.999)."""
     pool_size: int = 50
-    """Generated images of each kind kept to show the critics older ones too (CycleGAN: 50); 0 is off."""
+    """Generated images of each kind kept to show the critics older ones too (CycleGAN: 50), over all processes; 0 is
+    off."""
     ema_decay: float = 0.0
     """Decay a step of an exponential moving average of the generators, used after training; 0 is off (ours)."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradients of each update; larger ones are scaled down (ours); 0 is off."""
+    accumulate: int = 1
+    """Batches whose gradients make one step (ours): as large a step in less memory."""
+    on_nonfinite: OnNonFinite = "stop"
+    """When a loss or gradient is infinite or not a number: stop, keeping the last checkpoint; or skip that update, say
+    so, and go on."""
     seed: int = 0
     """Seed of the initial weights, the order of the images, crops, flips, the prior and the image pool."""
     device: DeviceChoice = "auto"
     """Where to train: auto is CUDA if there is a GPU, else the CPU."""
+    engine: EngineName = "auto"
+    """What carries out the steps. eager: operation by operation; compile: networks by torch.compile; graph: whole steps
+    as CUDA graphs; auto: graph on a GPU, else eager."""
+    precision: PrecisionChoice = "auto"
+    """Of convolutions; losses, norms' statistics and optimisers are float32 always. auto: bf16 on GPUs that have it,
+    fp32 on a CPU."""
+    activation_memory: ActivationMemory = "full"
+    """recompute: normalised activations are computed again in the backward pass instead of kept."""
+    deterministic: bool = False
+    """The same bits in every run on the same machine, or an error where PyTorch has no such operation."""
 
     # ---- What is kept -----------------------------------------------------------------------------------------------
     save_every_steps: int = 1000
@@ -125,6 +153,12 @@ class TrainConfig(Generic[MethodConfig]):
     """Steps between scores of translations against the truth, where held-out images are paired; 0 is none."""
     eval_count: int = 64
     """Held-out pairs that are scored, evenly spaced by name."""
+    tensorboard: bool = False
+    """Also write TensorBoard's files, into the run's folder; needs the package tensorboard."""
+    wandb: str | None = None
+    """Also log to this project of Weights & Biases; needs the package wandb."""
+    profile: bool = False
+    """Profile ten steps: a trace in the run's folder, and a table of where a step goes."""
 
     def __post_init__(self) -> None:
         for name in ("load_size", "crop_size"):
@@ -139,14 +173,23 @@ class TrainConfig(Generic[MethodConfig]):
         for name, least in (
             ("batch_size", 1), ("n_epochs", 0), ("n_epochs_decay", 0), ("pool_size", 0), ("save_every_steps", 0),
             ("keep_last", 1), ("log_every", 1), ("sample_every", 0), ("sample_count", 1), ("seed", 0),
-            ("eval_every", 0), ("eval_count", 1),
+            ("eval_every", 0), ("eval_count", 1), ("lr_decay_iters", 1), ("accumulate", 1),
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= least, f"an integer of at least {least}")
         self._require("n_epochs", self.n_epochs + self.n_epochs_decay >= 1, "n_epochs + n_epochs_decay of at least 1")
         self._require("lr", math.isfinite(self.lr) and self.lr > 0, "a number above 0")
+        self._require("clip_norm", math.isfinite(self.clip_norm) and self.clip_norm >= 0, "a number of at least 0")
         for name in ("beta1", "beta2", "ema_decay"):
             self._require(name, 0 <= getattr(self, name) < 1, "a number in [0, 1)")
-        for name, choices in (("preprocess", Preprocess), ("lr_policy", LearningRatePolicy), ("device", DeviceChoice)):
+        for name, choices in (
+            ("preprocess", Preprocess),
+            ("lr_policy", LearningRatePolicy),
+            ("device", DeviceChoice),
+            ("on_nonfinite", OnNonFinite),
+            ("engine", EngineName),
+            ("precision", PrecisionChoice),
+            ("activation_memory", ActivationMemory),
+        ):
             self._require(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
@@ -158,9 +201,17 @@ class TrainConfig(Generic[MethodConfig]):
 # The images themselves are compared by their fingerprint, so that a data set may move.
 _FREE = {
     "out", "device", "save_every_steps", "keep_last", "log_every", "sample_every", "sample_count", "eval_every",
-    "eval_count",
+    "eval_count", "tensorboard", "wandb", "profile", "engine", "activation_memory", "deterministic", "on_nonfinite",
 }  # fmt: skip
 _FREE_DATA = {"x", "y", "root", "layout", "x_test", "y_test", "recursive", "skip_bad", "cache_mb", "threads"}
+
+
+def shared_settings(config: TrainConfig[Any]) -> dict[str, Any]:
+    """The fields that must be the same in all processes of a training, as plain values: all but where files are, and
+    how a machine reads them."""
+    plain = to_plain(dataclasses.replace(config, out=Path()))
+    plain["data"] = {name: value for name, value in plain["data"].items() if name not in _FREE_DATA}
+    return plain
 
 
 def differing_fields(config: TrainConfig[Any], other: TrainConfig[Any]) -> list[str]:

@@ -16,6 +16,7 @@ from jdm_fast.data.loader import Loader
 from jdm_fast.errors import UserError
 from jdm_fast.metrics.classes import PALETTES, Palette
 from jdm_fast.training.config import DataConfig, TrainConfig
+from jdm_fast.training.distributed import Processes
 
 _CHUNK = 16
 _HELD_OUT = ("test", "val")  # the first of these splits that a layout has
@@ -41,7 +42,7 @@ def open_data(
     config: TrainConfig[Any],
     domains: Sequence[str],
     *,
-    device: torch.device | str = "cpu",
+    processes: Processes | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> TrainingData:
     """Find the data set, check its files and make the loaders.
@@ -49,12 +50,14 @@ def open_data(
     Args:
         config: what to read and how.
         domains: the keys of the batches that the method asks for.
-        device: where batches are to be.
+        processes: those that train; each gets its share of every batch on its device, and rank 0 what is shown and
+            scored. Unless given, this one alone on the CPU.
         warn: told of each file that is left out because of ``data.skip_bad``.
 
     Raises:
         UserError: data are missing, damaged, or not what the method is trained on.
     """
+    processes = processes or Processes(torch.device("cpu"))
     layout = _layout(config.data, warn)
     groups = _readable(layout.groups("train", config.data.domains), config.data, warn)
     held_out = _held_out(config.data, layout, warn)
@@ -71,10 +74,17 @@ def open_data(
         seed=config.seed,
         channels=getattr(config.method, "channels", 3),  # methods of other channels than RGB's have this field
         threads=config.data.threads,
-        device=device,
+        device=processes.device,
     )
-    loader = Loader(groups, batch_size=config.batch_size, cache_mb=config.data.cache_mb, **options)
-    if not (config.sample_every or config.eval_every):
+    loader = Loader(
+        groups,
+        batch_size=processes.share(config.batch_size) * config.accumulate,
+        cache_mb=config.data.cache_mb,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        **options,
+    )
+    if not processes.is_main or not (config.sample_every or config.eval_every):
         return TrainingData(loader, {}, [], {})
     if config.eval_every and not any(len(group.domains) > 1 for group in held_out):
         raise UserError(

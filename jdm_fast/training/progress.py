@@ -62,9 +62,13 @@ class ProgressDisplay:
     def show(self, step: int, metrics: dict[str, float]) -> None:
         """Show the newest line of the log."""
         losses = "  ".join(
-            f"{name.removesuffix('_loss')} {metrics[name]:.3f}" for name in ("critic_loss", "generator_loss")
+            f"{name.removesuffix('_loss')} {metrics[name]:.3f}"
+            for name in ("critic_loss", "generator_loss")
+            if name in metrics  # not where no step of the window had a finite one
         )
-        speed = f"{metrics['images_per_second']:.1f} images/s"
+        speed = f"{metrics['images_per_second']:.1f} images/s  data {metrics['data_wait']:.0%}"
+        if "gpu_peak_mb" in metrics:
+            speed += f"  GPU {metrics['gpu_peak_mb'] / 1024:.1f} GB"
         if self._live:
             self._live.update(self._task, completed=step, losses=f"{losses}  {speed}")
             return

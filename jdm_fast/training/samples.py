@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from jdm_fast.data import save_image
 from jdm_fast.data.sheet import contact_sheet
@@ -14,25 +20,25 @@ from jdm_fast.ops import frames_to_uint8
 
 _GAP = 4
 _LEAST_SIDE = 112  # narrower pictures are enlarged, so that their captions fit
+_SEED = 0
 
 
 def write_samples(path: Path, method: nn.Module, images: dict[str, Tensor]) -> None:
     """Write a PNG grid with one row for each image of a domain and one captioned column for each kind of picture.
 
     From left to right, domain by domain: the input, its reconstruction, its translation, its cycle, and after those
-    whatever else ``method.generate`` makes of images in their size. Neither the method nor any random stream is
-    changed.
+    whatever else ``method.generate`` makes of images in their size. Noise is the same in every grid, so that whatever
+    changes from one to the next is the networks' doing. Neither the method nor PyTorch's random streams are changed.
 
     Args:
         path: the file.
         method: follows ``jdm_fast.methods.Method``, the networks on the device of ``images``.
         images: [N, C, H, W] in [-1, 1] for each domain.
     """
-    device = next(iter(images.values())).device
     training = method.training
     method.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.no_grad(), _OwnRandomStream(next(iter(images.values())).device):
             made = method.generate(images)
     finally:
         method.train(training)
@@ -41,6 +47,120 @@ def write_samples(path: Path, method: nn.Module, images: dict[str, Tensor]) -> N
     scale = max(1, -(-_LEAST_SIDE // pictures[0].shape[2]))
     rows = [[column[row] for column in pictures] for row in range(len(pictures[0]))]
     save_image(path, contact_sheet(rows, titles=captions, scale=scale, gap=_GAP))
+
+
+class SampleWriter:
+    """Sample grids drawn and written by a thread from a snapshot of the generators, while training goes on.
+
+    Training ends with the same bits whether there are grids or not. What a grid costs: one copy of the generators'
+    weights on the device, held all the time; the copying of them when a grid is due; and a share of the device (on a
+    CPU: of the cores) while the thread draws. Only one grid is drawn at a time: :meth:`write` waits for the one before,
+    so no grid is lost and there is never a second snapshot. Use as a context manager; leaving it waits for the last.
+
+    Args:
+        method: follows ``jdm_fast.methods.Method``, as made: an engine may compile it afterwards.
+        images: [N, C, H, W] in [-1, 1] for each domain, on the method's device.
+        then: called in the thread with step and file once the file is there.
+    """
+
+    def __init__(
+        self,
+        method: nn.Module,
+        images: dict[str, Tensor],
+        *,
+        then: Callable[[int, Path], None] = lambda step, path: None,
+    ) -> None:
+        self._images, self._then = images, then
+        # The critics take no part in `generate`: the copy has those of the original, in name only.
+        shared: dict[int, Any] = {id(parameter): parameter for parameter in method.critic_parameters()}  # type: ignore[operator]
+        self._copy = copy.deepcopy(method, shared).eval()
+        pairs = zip(_tensors(method), _tensors(self._copy), strict=True)
+        self._from, self._to = zip(*((old, new) for old, new in pairs if old is not new), strict=True)
+        self._device = next(iter(images.values())).device
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sample grids")
+        self._pending: Future[tuple[int, Path]] | None = None
+        self._finished: list[tuple[int, Path]] = []
+
+    def __enter__(self) -> SampleWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._thread.shutdown(wait=True)
+        if kind is None:  # else there is an error already, which says more
+            self._wait()
+
+    def write(self, step: int, path: Path) -> None:
+        """Snapshot the generators as they are now and have their grid written to ``path``.
+
+        Raises:
+            UserError: the grid before could not be written.
+        """
+        self._wait()
+        with torch.no_grad():
+            torch._foreach_copy_(self._to, self._from)
+        copied = None
+        if self._stream is not None:
+            copied = torch.cuda.Event()
+            copied.record()
+        self._pending = self._thread.submit(self._draw, step, path, copied)
+
+    def finished(self) -> list[tuple[int, Path]]:
+        """Step and file of each grid that was finished since this was last asked; it does not wait.
+
+        Raises:
+            UserError: a grid could not be written.
+        """
+        if self._pending is not None and self._pending.done():
+            self._wait()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._finished.append(pending.result())
+
+    def _draw(self, step: int, path: Path, copied: torch.cuda.Event | None) -> tuple[int, Path]:
+        with ExitStack() as stack:
+            if self._stream is not None and copied is not None:
+                stack.enter_context(torch.cuda.stream(self._stream))
+                self._stream.wait_event(copied)
+            write_samples(path, self._copy, self._images)
+        self._then(step, path)
+        return step, path
+
+
+class _OwnRandomStream(TorchDispatchMode):
+    """Context in which this thread draws from a stream of its own.
+
+    PyTorch's own streams belong to all threads: drawing from them, or putting them back afterwards, would change the
+    numbers that the training loop draws at the same time.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._generators = {device.type: torch.Generator(device).manual_seed(_SEED)}
+        self._generators.setdefault("cpu", torch.Generator().manual_seed(_SEED))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            if not any(argument.name == "generator" for argument in func._schema.arguments):
+                name = func._overloadname
+                with_generator = "generator" if name == "default" else f"{name}_generator"
+                if with_generator not in func.overloadpacket.overloads():
+                    raise RuntimeError(f"{func}: draws from PyTorch's own random stream, since it takes no generator")
+                func = getattr(func.overloadpacket, with_generator)
+            tensors = [value for value in args if isinstance(value, Tensor)]
+            device = tensors[0].device if tensors else torch.device(kwargs.get("device") or "cpu")
+            kwargs["generator"] = self._generators[device.type]
+        return func(*args, **kwargs)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, always in the same order."""
+    return [*module.parameters(), *module.buffers()]
 
 
 def _columns(domains: tuple[str, ...], images: dict[str, Tensor], made: dict[str, Tensor]) -> list[tuple[str, Tensor]]:

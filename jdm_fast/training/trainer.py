@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +16,26 @@ from jdm_fast import methods
 from jdm_fast._plain import from_plain, to_plain
 from jdm_fast.errors import UserError
 from jdm_fast.metrics.held_out import as_numbers, score_held_out
-from jdm_fast.runs import RunFolder, load_networks, read_config, write_config
-from jdm_fast.training.checkpoint import newest_checkpoint, restore, save_checkpoint
-from jdm_fast.training.config import TrainConfig, differing_fields
+from jdm_fast.runs import RunFolder, load_networks, newest_checkpoint, read_config, write_config
+from jdm_fast.training.checkpoint import CheckpointWriter, changed_versions, restore
+from jdm_fast.training.clock import Clock
+from jdm_fast.training.config import TrainConfig, differing_fields, shared_settings
 from jdm_fast.training.data import open_data
+from jdm_fast.training.distributed import Processes
+from jdm_fast.training.engines import make_engine
 from jdm_fast.training.interrupt import Interrupted, StopRequest
 from jdm_fast.training.log import LossWindow, MetricsLog, NonFiniteLoss
+from jdm_fast.training.out_of_memory import memory_advice
+from jdm_fast.training.precision import choose_precision
+from jdm_fast.training.profile import DATA, StepProfile, StepProfiler
 from jdm_fast.training.progress import ProgressDisplay, say
-from jdm_fast.training.samples import write_samples
+from jdm_fast.training.ranks import gather_ranks, part_of_pool, state_of_ranks
+from jdm_fast.training.rng import own_random_streams
+from jdm_fast.training.samples import SampleWriter
 from jdm_fast.training.schedule import Schedule
-from jdm_fast.training.step import EagerEngine
+from jdm_fast.training.watch import Watchers, device_memory
+
+_SEEDS_APART = 999_999_937  # of the image pools of two processes
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class Event:
 
     Attributes:
         kind: what happened. step, total_steps: steps done, and of the whole training. path: the file that was written
-        (for ``sample`` and ``checkpoint``) or the run's folder. metrics: for ``log`` and ``score``, the line as in
+        (for ``sample`` and ``checkpoint``) or the run's folder; a checkpoint is written in the background and is
+        there once it is whole, at the latest at ``end``. metrics: for ``log`` and ``score``, the line as in
         ``metrics.jsonl``.
     """
 
@@ -51,8 +62,10 @@ def train(
     """Train a method, or continue its training, and return the run's folder.
 
     If ``config.out`` holds this run, training continues from the newest checkpoint; on a CPU it ends with the same
-    bits as one that was never interrupted. SIGINT and SIGTERM save a checkpoint after the step in progress. PyTorch's
-    global random stream is left as it was.
+    bits as one that was never interrupted. SIGINT and SIGTERM save a checkpoint after the step in progress; a second
+    one ends the process at once. The global random streams of PyTorch, NumPy and Python are left as they were. Under
+    torchrun all processes call this; rank 0 alone writes, prints and calls back, and the others need not see the run's
+    folder.
 
     Args:
         config: everything there is to say.
@@ -62,77 +75,120 @@ def train(
     Raises:
         Interrupted: a signal asked to stop; the state is saved.
         NonFiniteLoss: a loss became infinite or not a number; the checkpoint before it is kept.
+        RankFailed: another process of the training has failed.
         UserError: bad input, a folder that cannot be written, or a run in ``out`` that was started differently.
     """
-    device = _choose_device(config.device)
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
-        return _Training(config, device, console or Console(), callback or (lambda event: None)).run()
+    with Processes.start(_choose_device(config.device)) as processes:
+        if not processes.is_main:  # rank 0 speaks for all
+            console, callback = Console(file=io.StringIO()), None
+        with own_random_streams(config.seed, processes.device), memory_advice(config):
+            return _Training(config, processes, console or Console(), callback or (lambda event: None)).run()
 
 
 class _Training:
     """One call of :func:`train`: what it was given, and what it made of it before anything is written."""
 
     def __init__(
-        self, config: TrainConfig[Any], device: torch.device, console: Console, callback: Callable[[Event], None]
+        self, config: TrainConfig[Any], processes: Processes, console: Console, callback: Callable[[Event], None]
     ) -> None:
-        self.config, self.device, self.console, self.callback = config, device, console, callback
+        self.config, self.processes, self.console, self.callback = config, processes, console, callback
         self.method_name, method_class = _method_of(config)
+        processes.require_same("settings", shared_settings(config))
         self.folder = RunFolder(config.out)
-        torch.manual_seed(config.seed)
+        self.watchers = Watchers(
+            tensorboard=config.tensorboard and processes.is_main, wandb=config.wandb if processes.is_main else None
+        )
         self.method = method_class(config.method)
         _require_translate(config, self.method, self.method_name)
-        self.data = open_data(
-            config, self.method.domains, device=device, warn=lambda text: say(self.console, text, "yellow")
-        )
+        self.data = open_data(config, self.method.domains, processes=processes, warn=self._warn)
         self.loader = self.data.loader
+        processes.require_same("training pictures", self.loader.describe())
         self.method.check_size(*self.loader.size)
         self.schedule = Schedule(
-            config.lr_policy, config.lr, config.n_epochs, config.n_epochs_decay, self.loader.steps_per_epoch
+            config.lr_policy,
+            config.lr,
+            config.n_epochs,
+            config.n_epochs_decay,
+            self.loader.steps_per_epoch,
+            config.lr_decay_iters,
         )
-        self.method.to(device).train()
-        self.engine = EagerEngine(
+        self.method.to(processes.device).train()
+        # Before the engine, which may compile the method: the grids' copy of it is to stay as it is.
+        self.samples = None
+        if self.data.shown:
+            self.samples = SampleWriter(self.method, self.data.shown, then=self.watchers.picture)
+        self.precision = choose_precision(config.precision, processes.device)
+        skip = config.on_nonfinite == "skip"
+        self.engine, self.engine_why = make_engine(
+            config.engine,
             self.method,
             lr=config.lr,
             betas=(config.beta1, config.beta2),
-            pool_size=config.pool_size,
+            pool_size=part_of_pool(config.pool_size, processes.rank, processes.world_size),
             ema_decay=config.ema_decay,
-            seed=config.seed,
+            seed=config.seed + _SEEDS_APART * processes.rank,
+            precision=self.precision,
+            clip_norm=config.clip_norm,
+            accumulate=config.accumulate,
+            reducer=processes.reducer,
+            device=processes.device,
+            deterministic=config.deterministic,
+            skip_nonfinite=skip,
+            activation_memory=config.activation_memory,
         )
-        self.window = LossWindow()
+        self.window = LossWindow(skip, average=processes.mean)
+        self.log: MetricsLog | None = None  # of rank 0, while steps are taken
+        self.writer: CheckpointWriter | None = None  # the same
 
     def run(self) -> Path:
-        self.folder.create()
-        with self.folder.locked():
-            self.folder.sweep()
+        with ExitStack() as stack:
+            if self.processes.is_main:  # the others neither write nor read in the run's folder
+                self.folder.create()
+                stack.enter_context(self.folder.locked())
+                self.folder.sweep()
             start = self._continue_or_begin()
             total = self.schedule.total_steps
             self._tell("start", start, self.folder.path)
             if start < total:
-                self.log = MetricsLog(self.folder.metrics, start)
-                try:
-                    self._steps(start, total)
-                finally:
-                    self.log.close()
+                if self.processes.is_main:
+                    self.log = MetricsLog(self.folder.metrics, start)
+                    stack.callback(self.log.close)
+                self._steps(start, total)
             self._tell("end", total, self.folder.path)
         return self.folder.path
 
     def _continue_or_begin(self) -> int:
         """Take up the run in the folder, or write the configuration of a new one; the number of steps done."""
         start = 0
-        if self.folder.config.exists():
-            self._compare(read_config(self.folder))
-            document = newest_checkpoint(self.folder, self.method_name, lambda text: say(self.console, text, "yellow"))
-            if document is not None:
-                load_networks(self.method, document["networks"], self.folder.checkpoint(document["step"]))
-                start = restore(document, self.engine, self.window)
-        write_config(self.folder, self.method_name, to_plain(self.config), self.loader.describe())
+        document = self.processes.broadcast_object(self._newest() if self.processes.is_main else None)
+        if document is not None:
+            load_networks(self.method, document["networks"], self.folder.checkpoint(document["step"]))
+            start = restore(document, self.engine, self.window, self.config.pool_size, self.processes)
+            if changed := changed_versions(document):
+                self._warn(f"{'; '.join(changed)}: training continues, but not to the bit")
+        else:
+            self.processes.same_weights(self.method)
+        if self.processes.is_main:
+            write_config(self.folder, self.method_name, to_plain(self.config), self.loader.describe())
         total, counts = self.schedule.total_steps, self.loader.counts
         images = " and ".join(f"{count} of {name}" for name, count in counts.items())
         begin = f"continuing {self.folder.path} after step {start}" if start else f"training into {self.folder.path}"
         if start >= total:
             begin = f"{self.folder.path} is complete"
-        say(self.console, f"{self.method_name}: {begin}, {total} steps on {self.device}; images: {images}")
+        where = str(self.processes.device)
+        if self.processes.world_size > 1:
+            where = f"{self.processes.world_size} processes, {self.processes.device.type}"
+        say(self.console, f"{self.method_name}: {begin}, {total} steps on {where}; images: {images}")
+        if start < total:
+            say(self.console, f"engine {self.engine_why}; precision {self.precision.name}: {self.precision.why}")
         return start
+
+    def _newest(self) -> dict[str, Any] | None:
+        """The newest checkpoint of the run in the folder, or None if nothing has been saved."""
+        if not self.folder.config.exists():
+            return None
+        self._compare(read_config(self.folder))
+        return newest_checkpoint(self.folder, self.method_name, self._warn)
 
     def _compare(self, document: dict[str, Any]) -> None:
         """Raise UserError if the run in the folder is not one that this configuration continues."""
@@ -156,52 +212,119 @@ class _Training:
             )
 
     def _steps(self, start: int, total: int) -> None:
-        with (
-            StopRequest().listening() as stop,
-            ProgressDisplay(self.console, start, total) as progress,
-            self.loader.batches(start, total) as batches,
-        ):
-            clock = _Clock(self.config.batch_size * len(self.loader.keys))
+        with ExitStack() as stack:
+            stop = stack.enter_context(StopRequest().listening())
+            if self.processes.is_main:
+                self.writer = stack.enter_context(self._checkpoints(start))
+            progress = stack.enter_context(ProgressDisplay(self.console, start, total))
+            stack.enter_context(self.watchers.watching(self.folder.path, start, to_plain(self.config)))
+            if self.samples is not None:
+                stack.enter_context(self.samples)
+            batches = stack.enter_context(self.loader.batches(start, total))
+            profiler = None
+            if self.config.profile and self.processes.is_main:
+                profiler = StepProfiler(self.folder.path / "profile", self.processes.device, self._show_profile)
+                stack.callback(profiler.close)
+                if total - start < StepProfiler.FIRST:
+                    self._warn(f"profile: nothing to profile, {total - start} steps are left and the first 10 warm up")
+            clock = Clock(self.config.batch_size * self.config.accumulate * len(self.loader.keys))
             for done in range(start + 1, total + 1):
-                with clock.waiting():
-                    batch = next(batches)
-                lr = self.schedule.learning_rate(done - 1)
-                self.window.add(done, self.engine.step(batch, lr))
+                with profiler.step() if profiler is not None else nullcontext():
+                    with clock.waiting(), torch.profiler.record_function(DATA):
+                        batch = next(batches)
+                    lr = self.schedule.learning_rate(done - 1)
+                    self.window.add(done, self.engine.step(batch, lr))
                 clock.steps += 1
                 progress.advance(done)
+                if self.writer is not None:
+                    self._finite(self.writer.check)
                 # Up to here nothing waits for the device; whatever follows happens every so many steps only.
                 if self._due(self.config.log_every, done, done == total):
                     self._log(done, lr, clock, progress)
-                asked = stop.number  # read once: a signal may come at any time, and only a saved state answers it
+                # Asked once: a signal may come at any time, and only a saved state answers it. One process that has had
+                # it stops all at the same step.
+                asked = self.processes.agree(stop.number or 0) or None
                 with clock.stopped():
-                    if self._due(self.config.sample_every, done, done == total and bool(self.data.shown)):
+                    if self._due(self.config.sample_every, done, done == total) and self.samples is not None:
                         self._write_samples(done)
-                    if self._due(self.config.eval_every, done, done == total and bool(self.data.truth)):
-                        self._score(done, progress)
-                    if self._due(self.config.save_every_steps, done, done == total or asked is not None):
-                        self._save(done)
+                    self._tell_of_samples()
+                    value, better = None, False
+                    if self.config.eval_every and self._due(self.config.eval_every, done, done == total):
+                        value = self._score(done, progress)
+                        better = self.processes.any(value is not None and self._is_best(value))
+                    if self._due(self.config.save_every_steps, done, done == total or asked is not None or better):
+                        self._save(done, value)
                 if asked is not None and done < total:
+                    if self.writer is not None:
+                        self._finite(self.writer.wait)
                     raise Interrupted(self.folder.path, done, total, asked)
+            if self.writer is not None:
+                self._finite(self.writer.wait)
+        self._tell_of_samples()  # of the last one, for which leaving the context has waited
+
+    def _checkpoints(self, start: int) -> CheckpointWriter:
+        assert self.log is not None
+        return CheckpointWriter(
+            self.folder,
+            self.method_name,
+            keep_last=self.config.keep_last,
+            keep_best=self._best_metric if self.data.truth else None,
+            config=to_plain(self.config),
+            start=start,
+            before_write=self.log.flush_to_disk,
+            warn=self._warn,
+        )
+
+    @property
+    def _best_metric(self) -> str:
+        """The score by which the best checkpoint is kept: of translations from the first domain to the second."""
+        source, to = self.method.domains[:2]
+        return f"truth/{source}_to_{to}/l1"
+
+    def _is_best(self, value: float) -> bool:
+        return self.writer is not None and self.writer.is_better(value)
 
     @staticmethod
     def _due(every: int, done: int, at_last: bool) -> bool:
         return at_last or (every > 0 and done % every == 0)
 
-    def _log(self, done: int, lr: float, clock: _Clock, progress: ProgressDisplay) -> None:
+    def _log(self, done: int, lr: float, clock: Clock, progress: ProgressDisplay) -> None:
         losses = self._finite(self.window.means)
+        for line in self.window.skipped():
+            progress.message(line, "yellow")
         self.window.clear()
-        record = {"step": done, "epoch": self.schedule.epoch(done - 1) + 1, "lr": lr, **losses, **clock.lap()}
-        self.log.write(record)
+        record = {
+            "step": done,
+            "epoch": self.schedule.epoch(done - 1) + 1,
+            "lr": lr,
+            **losses,
+            **self.engine.counters(),
+            **clock.lap(),
+            **device_memory(self.processes.device),
+        }
+        if self.log is not None:
+            self.log.write(record)
+        self.watchers.scalars(record)
         progress.show(done, record)
         self._tell("log", done, self.folder.path, record)
 
     def _write_samples(self, done: int) -> None:
+        assert self.samples is not None
         with self.engine.averaged():
-            write_samples(self.folder.sample(done), self.method, self.data.shown)
-        self._tell("sample", done, self.folder.sample(done))
+            self.samples.write(done, self.folder.sample(done))
 
-    def _score(self, done: int, progress: ProgressDisplay) -> None:
-        """Log how near translations of held-out pictures come to the truth."""
+    def _tell_of_samples(self) -> None:
+        for step, path in self.samples.finished() if self.samples is not None else ():
+            self._tell("sample", step, path)
+
+    def _show_profile(self, profile: StepProfile) -> None:
+        self.console.print(profile.table())
+        say(self.console, f"the trace is in {profile.trace}: open it in ui.perfetto.dev or chrome://tracing")
+
+    def _score(self, done: int, progress: ProgressDisplay) -> float | None:
+        """Log how near translations of held-out pictures come to the truth; the score that the best is chosen by."""
+        if self.log is None:
+            return None
         self.method.eval()
         try:
             with self.engine.averaged():
@@ -212,16 +335,19 @@ class _Training:
             self.method.train()
         record = {"step": done, **as_numbers(scores)}
         self.log.write(record)
+        self.watchers.scalars(record)
         progress.show_scores(done, scores)
         self._tell("score", done, self.folder.path, record)
+        return record.get(self._best_metric)
 
-    def _save(self, done: int) -> None:
-        self.log.flush_to_disk()
-        path = self._finite(
-            lambda: save_checkpoint(
-                self.folder, self.method_name, done, self.engine, self.window, self.config.keep_last
-            )
-        )
+    def _save(self, done: int, value: float | None) -> None:
+        self._finite(self.window.check)
+        ranks = gather_ranks(self.engine.state_dict()["pools"], self.processes)
+        if self.writer is None:
+            return
+        rng, others = state_of_ranks(ranks)
+        state = {"window": self.window.state_dict(), **others}
+        path = self._finite(lambda: self.writer.save(done, self.engine, state, rng=rng, value=value))
         self._tell("checkpoint", done, path)
 
     def _finite(self, ask: Callable[[], Any]) -> Any:
@@ -229,49 +355,18 @@ class _Training:
         try:
             return ask()
         except NonFiniteLoss as error:
-            steps = self.folder.steps()
+            steps = self.folder.steps() if self.writer is None else self.writer.kept()
             kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "there is no checkpoint yet"
             raise NonFiniteLoss(
                 f"{self.folder.path}: {error}; training has stopped, {kept}. Try a lower lr (now {self.config.lr}); "
                 "see in metrics.jsonl which loss grew first"
             ) from error
 
+    def _warn(self, text: str) -> None:
+        say(self.console, text, "yellow")
+
     def _tell(self, kind: Any, step: int, path: Path, metrics: dict[str, Any] | None = None) -> None:
         self.callback(Event(kind, step, self.schedule.total_steps, path, metrics or {}))
-
-
-class _Clock:
-    """Images/s, and the share of time spent waiting for data, since the last lap."""
-
-    def __init__(self, images_per_step: int) -> None:
-        self._images_per_step = images_per_step
-        self._began = time.perf_counter()
-        self._waited = 0.0
-        self.steps = 0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Context of waiting for data."""
-        began = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - began
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Context of work that is no part of a step."""
-        began = time.perf_counter()
-        yield
-        self._began += time.perf_counter() - began
-
-    def lap(self) -> dict[str, float]:
-        now = time.perf_counter()
-        seconds = max(now - self._began, 1e-9)
-        figures = {
-            "images_per_second": self.steps * self._images_per_step / seconds,
-            "data_wait": self._waited / seconds,
-        }
-        self._began, self._waited, self.steps = now, 0.0, 0
-        return {name: round(value, 4) for name, value in figures.items()}
 
 
 def _choose_device(choice: str) -> torch.device:

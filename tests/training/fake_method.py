@@ -42,6 +42,9 @@ class FakeMethod(nn.Module):
     def critic_parameters(self) -> list[nn.Parameter]:
         return list(self.critics.parameters())
 
+    def regions(self) -> list[nn.Module]:
+        return [*self.generators.values(), *self.critics.values()]
+
     def generate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         fakes = {
             "latent": batch["x"].mean((2, 3)),

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from jdm_fast.training.image_pool import ImagePool
+from jdm_fast.training.image_pool import ImagePool, Pools
 
 
 def numbered(first: int, count: int = 1) -> Tensor:
@@ -84,3 +85,66 @@ def test_continues_where_it_was() -> None:
         assert [numbers(again.query(numbered(k, 2))) for k in range(first, first + 40, 2)] == expected
     rest = [numbers(pool.query(numbered(k, 2))) for k in range(30, 70, 2)]
     assert rest == expected
+
+
+def plain_rule(images: list[int], kept: list[int], size: int, choices: list[tuple[bool, int]]) -> list[int]:
+    """CycleGAN's rule as it is told: one image after the other."""
+    returned = []
+    for image, (swap, place) in zip(images, choices, strict=True):
+        if len(kept) < size:
+            kept.append(image)
+            returned.append(image)
+        elif swap:
+            returned.append(kept[place])
+            kept[place] = image
+        else:
+            returned.append(image)
+    return returned
+
+
+def test_a_batch_larger_than_the_pool_asks_for_images_of_its_own() -> None:
+    """Several images of a batch for one place, and back out of it within the batch."""
+    size, count = 3, 8
+    pool, draws, kept = ImagePool(size, seed=6), torch.Generator().manual_seed(6), []
+    own = 0
+    for first in range(0, 40 * count, count):
+        swaps = torch.rand(count, generator=draws).lt(0.5).tolist()
+        places = torch.randint(size, (count,), generator=draws).tolist()
+        images = list(range(first, first + count))
+        expected = plain_rule(images, kept, size, list(zip(swaps, places, strict=True)))
+        assert numbers(pool.query(numbered(first, count))) == expected
+        assert numbers(pool.state_dict()["images"]) == kept
+        own += sum(image != back and back >= first for image, back in zip(images, expected, strict=True))
+    assert own > 20
+
+
+def test_fixed_questions_are_answered_from_the_buffer() -> None:
+    names, device = ("a", "b"), torch.device("cpu")
+    free, fixed = Pools(names, 3, seed=7), Pools(names, 3, seed=7)
+    answers: dict[str, list[list[int]]] = {"free": [], "fixed": []}
+    for k in range(20):
+        for label, pools in (("free", free), ("fixed", fixed)):
+            if label == "fixed" and k >= 2:
+                if k == 2:
+                    pools.fix(device)
+                pools.refill()
+            pools.begin()
+            for name, count in (("a", 2), ("b", 4), ("a", 2)):
+                answers[label].append(numbers(pools.query(name, numbered(10 * k + count, count))))
+            unpooled = numbered(k)
+            assert pools.query("c", unpooled) is unpooled
+    assert answers["fixed"] == answers["free"]
+    with pytest.raises(ValueError, match="expected 2 of a as in the steps before, got 4 of b"):
+        fixed.refill()
+        fixed.query("b", numbered(0, 4))
+    fixed.load_state_dict(free.state_dict(), device)
+    assert numbers(fixed.query("a", numbered(500))) == numbers(free.query("a", numbered(500)))
+
+
+def test_goes_on_in_another_precision() -> None:
+    pool, other = ImagePool(2, seed=8), ImagePool(2, seed=9)
+    pool.query(numbered(0, 2).bfloat16())
+    other.load_state_dict(pool.state_dict(), torch.device("cpu"))
+    for k in range(2, 12):
+        shown = other.query(numbered(k))
+        assert shown.dtype == torch.float32 and numbers(shown) == numbers(pool.query(numbered(k).bfloat16()))

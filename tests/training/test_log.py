@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jdm_fast.training.log import LossWindow, MetricsLog, NonFiniteLoss
+from jdm_fast.training.nonfinite import MOST_IN_A_ROW
 
 
 def terms(**values: float) -> dict[str, torch.Tensor]:
@@ -44,6 +45,53 @@ def test_a_continued_window_knows_its_steps() -> None:
     second.add(8, terms(a=float("nan")))
     with pytest.raises(NonFiniteLoss, match="step 8"):
         second.check()
+
+
+def test_skipped_steps_are_told_and_left_out_of_the_means() -> None:
+    window = LossWindow(skip=True)
+    nan = float("nan")
+    rows = [(1.0, 2.0, 0, 0), (nan, 4.0, 1, 0), (3.0, float("inf"), 0, 1), (5.0, 6.0, 1, 1), (nan, 8.0, 0, 0)]
+    for step, (a, b, critic, generator) in enumerate(rows, start=11):
+        window.add(step, terms(a=a, b=b, critic_skipped=float(critic), generator_skipped=float(generator)))
+    assert window.means() == {"a": 3.0, "b": 5.0, "critic_skipped": 2.0, "generator_skipped": 2.0}
+    assert window.skipped() == [
+        "step 12: the loss a became nan; the update of the critics was skipped",
+        "step 13: the loss b became inf; the update of the generators was skipped",
+        "step 14: gradients were infinite or not numbers; the update of the critics and of the generators was skipped",
+        "step 15: the loss a became nan; the gradients were finite",
+    ]
+    window.check()
+    window.clear()
+    assert window.skipped() == [] and window.means() == {}
+    window.add(16, terms(a=nan, b=nan, critic_skipped=1.0, generator_skipped=1.0))
+    assert window.means() == {"critic_skipped": 1.0, "generator_skipped": 1.0}, "a mean of nothing is no number"
+
+
+def test_skipping_without_end_stops() -> None:
+    """Also when the row runs through several lines of the log and a checkpoint."""
+    window = LossWindow(skip=True)
+
+    def add(step: int, value: float) -> None:
+        window.add(step, terms(a=value, critic_skipped=float(value != 1), generator_skipped=0.0))
+
+    for step in range(1, MOST_IN_A_ROW):
+        add(step, float("nan"))
+        if step % 7 == 0:
+            window.means()
+            window.clear()
+    window.check()
+    continued = LossWindow(skip=True)
+    continued.load_state_dict(window.state_dict())
+    window = continued
+    add(MOST_IN_A_ROW, float("nan"))
+    for ask in (window.means, window.check, window.state_dict):
+        with pytest.raises(NonFiniteLoss, match=f"{MOST_IN_A_ROW} steps in a row .*step {MOST_IN_A_ROW}: the loss a"):
+            ask()
+    add(MOST_IN_A_ROW + 1, 1.0)
+    window.check()
+    window.clear()
+    add(MOST_IN_A_ROW + 2, float("nan"))
+    window.check()
 
 
 def records(path: Path) -> list[int]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import torch
 from rich.console import Console
 
 import jdm_fast
+from jdm_fast import _checkpoint_file
 from jdm_fast.errors import UserError
 from jdm_fast.methods import JWDMConfig
-from jdm_fast.runs import RunFolder
-from jdm_fast.training import DataConfig, Event, Interrupted, TrainConfig, train
-from tests.training.fake_method import FakeConfig
+from jdm_fast.runs import RunFolder, load_run
+from jdm_fast.training import DataConfig, Event, Interrupted, TrainConfig, train, trainer
+from tests.training.fake_method import FakeConfig, FakeMethod
 
 Configure = Callable[..., TrainConfig[FakeConfig]]
 REPOSITORY = Path(jdm_fast.__file__).parents[1]
@@ -28,9 +30,10 @@ TOTAL = 21
 
 
 def final_state(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The last checkpoint, and the log without its times."""
+    """The last checkpoint without the paths in it, and the log without its times."""
     folder = RunFolder(run)
     document = torch.load(folder.checkpoint(folder.steps()[-1]), weights_only=True)
+    assert document.pop("config")["out"] == str(run)
     records = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     for record in records:
         del record["images_per_second"], record["data_wait"]
@@ -127,8 +130,151 @@ def test_jwdm_too(configure: Configure, tmp_path: Path, images: Path, console: C
     assert final_state(whole)[0]["step"] == 8
 
 
-KILLED = """
-import os, signal, sys
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Checkpoints are written so slowly that none is done before this event is set."""
+    go_on, write = threading.Event(), _checkpoint_file._WatchedFile.write
+
+    def slow(file: Any, data: Any) -> int:
+        while not go_on.wait(0.005) and not file._stop.is_set():
+            pass
+        return write(file, data)
+
+    monkeypatch.setattr(_checkpoint_file._WatchedFile, "write", slow)
+    return go_on
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    configure: Configure, tmp_path: Path, console: Console, slow_disk: threading.Event
+) -> None:
+    steps: dict[str, list[int]] = {}
+
+    def callback(event: Event) -> None:
+        if event.kind == "log" and event.step == 9:  # the checkpoint of step 5 was begun long ago
+            steps["meanwhile"] = folder.steps()
+            slow_disk.set()
+        if event.kind == "end":
+            steps["end"] = folder.steps()
+
+    config = configure(out=tmp_path / "run", log_every=1)
+    folder = RunFolder(config.out)
+    train(config, console=console, callback=callback)
+    assert steps == {"meanwhile": [], "end": [20, 21]}
+    assert_same_training(config.out, train(configure(out=tmp_path / "whole", log_every=1), console=console))
+
+
+def test_sigterm_while_a_checkpoint_is_written(
+    configure: Configure, tmp_path: Path, console: Console, slow_disk: threading.Event
+) -> None:
+    """Both the one in the background and the one of the step in progress are saved before it ends."""
+    config = configure(out=tmp_path / "run", log_every=1)
+
+    def callback(event: Event) -> None:
+        stop_at(7)(event)
+        if event.kind == "log" and event.step == 7:
+            threading.Timer(0.1, slow_disk.set).start()
+
+    with pytest.raises(Interrupted, match="SIGTERM at step 7"):
+        train(config, console=console, callback=callback)
+    assert RunFolder(config.out).steps() == [5, 7]
+    train(config, console=console)
+    assert_same_training(config.out, train(configure(out=tmp_path / "whole", log_every=1), console=console))
+
+
+def test_a_second_sigint_does_not_wait_for_the_disk(
+    configure: Configure, tmp_path: Path, console: Console, slow_disk: threading.Event
+) -> None:
+    config = configure(out=tmp_path / "run", log_every=1)
+
+    def callback(event: Event) -> None:
+        stop_at(7, signal.SIGINT)(event)
+        if event.kind == "log" and event.step == 7:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, console=console, callback=callback)
+    assert not slow_disk.is_set()
+    assert [path.name for path in RunFolder(config.out).checkpoints.iterdir()] == [], "called off, nothing left"
+
+
+def test_another_version_of_pytorch_is_told(
+    configure: Configure, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(log_every=1)
+    with pytest.raises(Interrupted):
+        train(config, console=console, callback=stop_at(6))
+    now = torch.__version__
+    monkeypatch.setattr(torch, "__version__", "9.0")
+    train(config, console=console)
+    assert f"torch 9.0 (was {now}): training continues, but not to the bit" in console.file.getvalue()
+
+
+def test_a_disk_that_fills_up_ends_the_training(
+    configure: Configure, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the next steps, with the checkpoint before kept; with room again, training goes on as if nothing was."""
+    write = _checkpoint_file._WatchedFile.write
+    full = True
+
+    def failing(file: Any, data: Any) -> int:
+        if full and "step-00000010" in file._file.name:
+            raise OSError(28, "No space left on device")
+        return write(file, data)
+
+    monkeypatch.setattr(_checkpoint_file._WatchedFile, "write", failing)
+    config = configure(out=tmp_path / "run", log_every=1)
+    with pytest.raises(UserError, match="step-00000010.pt: cannot be written: No space left on device. Free some"):
+        train(config, console=console)
+    assert [path.name for path in RunFolder(config.out).checkpoints.iterdir()] == ["step-00000005.pt"]
+    full = False
+    train(config, console=console)
+    assert_same_training(config.out, train(configure(out=tmp_path / "whole", log_every=1), console=console))
+
+
+@pytest.mark.parametrize("interrupted", [(), (5,), (8,), (6, 13)], ids=str)
+def test_the_checkpoint_of_the_best_score_is_kept(
+    configure: Configure,
+    images: Path,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted: tuple[int, ...],
+) -> None:
+    """It is saved when it is scored, though no checkpoint is due at that step."""
+    monkeypatch.setattr(FakeMethod, "translate", lambda self, pictures, to, source=None: pictures, raising=False)
+    scores = {3: 0.5, 6: 0.2, 9: 0.3, 12: 0.2}
+    asked: list[int] = []
+
+    def scripted(result: dict[str, Any]) -> dict[str, float]:
+        return {"truth/x_to_y/l1": scores.get(asked[-1], 0.4), "truth/y_to_x/l1": 0.01 * asked[-1]}
+
+    monkeypatch.setattr(trainer, "as_numbers", scripted)
+    data = DataConfig(root=images, x_test=images / "testA", y_test=images / "testA")
+    config = configure(data=data, log_every=1, eval_every=3, save_every_steps=10, keep_last=1)
+
+    def callback(event: Event) -> None:
+        if event.kind == "log":
+            asked.append(event.step)
+        for step in interrupted:
+            stop_at(step)(event)
+
+    for _ in interrupted:
+        with pytest.raises(Interrupted):
+            train(config, console=console, callback=callback)
+    train(config, console=console, callback=callback)
+    assert RunFolder(config.out).steps() == [6, TOTAL]
+    assert json.loads(RunFolder(config.out).best.read_text()) == {"step": 6, "metric": "truth/x_to_y/l1", "value": 0.2}
+    assert load_run(config.out, step="best").step == 6
+
+
+def python(script: str, *arguments: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+CHILD = """
+import os, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -138,6 +284,15 @@ from tests.training.fake_method import FakeConfig, FakeMethod
 
 METHODS["fake"] = MethodSpec(FakeConfig, FakeMethod)
 images, out = map(Path, sys.argv[1:])
+PREPARE
+config = TrainConfig(
+    method=FakeConfig(), data=DataConfig(x=images / "trainA", y=images / "trainB"), out=out, load_size=18, crop_size=16,
+    n_epochs=1, n_epochs_decay=2, lr=1e-3, pool_size=3, ema_decay=0.9, seed=3, device="cpu", save_every_steps=5,
+    keep_last=2, log_every=2, sample_every=0,
+)
+train(config)
+"""
+KILLED = """
 rename = os.replace
 
 def killed(source, target):  # when the second checkpoint is written but does not have its name yet
@@ -146,22 +301,40 @@ def killed(source, target):  # when the second checkpoint is written but does no
     rename(source, target)
 
 os.replace = killed
-config = TrainConfig(
-    method=FakeConfig(), data=DataConfig(x=images / "trainA", y=images / "trainB"), out=out, load_size=18, crop_size=16,
-    n_epochs=1, n_epochs_decay=2, lr=1e-3, pool_size=3, ema_decay=0.9, seed=3, device="cpu", save_every_steps=5,
-    keep_last=2, log_every=2, sample_every=0,
-)
-train(config)
 """
+STUCK = """
+from jdm_fast import _checkpoint_file
+
+def stuck(file, data):
+    print("writing", flush=True)
+    time.sleep(1000)
+
+_checkpoint_file._WatchedFile.write = stuck
+"""
+
+
+def test_a_second_sigterm_does_not_wait_for_the_disk(images: Path, tmp_path: Path) -> None:
+    process = python(CHILD.replace("PREPARE", STUCK), images, tmp_path / "run")
+    try:
+        while (line := process.stdout.readline()) != "writing\n":
+            assert line, process.stderr.read()
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_killed_at_once(configure: Configure, images: Path, tmp_path: Path, console: Console) -> None:
     """SIGKILL in mid-epoch leaves no time to save: training goes on from the last whole checkpoint; no line is logged
     twice."""
     run = tmp_path / "run"
-    arguments = [sys.executable, "-W", "ignore", "-c", KILLED, str(images), str(run)]
-    process = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    process = python(CHILD.replace("PREPARE", KILLED), images, run)
+    assert process.wait(120) == -signal.SIGKILL, process.communicate()
+    process.communicate()
     folder = RunFolder(run)
     assert folder.steps() == [5]
     logged = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]

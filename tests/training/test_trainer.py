@@ -16,7 +16,7 @@ from jdm_fast.data.layouts import two_folders
 from jdm_fast.data.loader import Loader
 from jdm_fast.errors import UserError
 from jdm_fast.methods import METHODS
-from jdm_fast.runs import RunFolder
+from jdm_fast.runs import RunFolder, read_checkpoint
 from jdm_fast.training import DataConfig, Event, NonFiniteLoss, TrainConfig, train
 from jdm_fast.training import trainer as trainer_module
 from jdm_fast.training.schedule import Schedule
@@ -45,7 +45,12 @@ def test_a_training_leaves_what_it_should(configure: Configure, console: Console
         expected += [("log", step)] * (step % 4 == 0 or step == 21)
         expected += [("sample", step)] * (step % 8 == 0 or step == 21)
         expected += [("checkpoint", step)] * (step % 5 == 0 or step == 21)
-    assert [(event.kind, event.step) for event in events] == [*expected, ("end", 21)]
+    told = [(event.kind, event.step) for event in events]
+    grids = [pair for pair in told if pair[0] == "sample"]  # told of once the thread has written them
+    assert grids == [pair for pair in expected if pair[0] == "sample"]
+    assert [pair for pair in told if pair[0] != "sample"] == [
+        *(pair for pair in expected if pair[0] != "sample"), ("end", 21)
+    ]  # fmt: skip
     assert all(event.total_steps == 21 for event in events)
     assert all(event.path == folder.checkpoint(event.step) for event in events if event.kind == "checkpoint")
 
@@ -278,3 +283,61 @@ def test_a_terminal_gets_a_live_line(configure: Configure) -> None:
     train(configure(n_epochs_decay=0, log_every=2), console=terminal)
     printed = terminal.file.getvalue()
     assert "7/7" in printed and "critic" in printed and "images/s" in printed
+
+
+def test_grids_change_nothing_of_the_training(configure: Configure, console: Console, images: Path) -> None:
+    weights = []
+    for name, every in (("with", 1), ("without", 0)):
+        config = configure(sample_every=every, data=DataConfig(root=images), out=configure().out.with_name(name))
+        train(config, console=console)
+        weights.append(read_checkpoint(RunFolder(config.out).checkpoint(21), "fake"))
+    networks = [document["networks"] for document in weights]
+    assert all(torch.equal(networks[0][key], networks[1][key]) for key in networks[0])
+    assert torch.equal(weights[0]["rng"][0]["cpu"], weights[1]["rng"][0]["cpu"])
+    assert len(list((configure().out.with_name("with") / "samples").iterdir())) == 21
+
+
+def test_a_broken_loss_can_be_skipped(configure: Configure, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = FakeMethod.generator_loss
+
+    def generator_loss(self: FakeMethod, *arguments: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
+        loss, terms = original(self, *arguments)
+        return (loss * float("nan"), terms) if self.steps in (6, 7) else (loss, terms)
+
+    monkeypatch.setattr(FakeMethod, "generator_loss", generator_loss)
+    config = configure(on_nonfinite="skip")
+    train(config, console=console)
+    printed = console.file.getvalue()
+    for step in (6, 7):
+        assert f"step {step}: the loss generator_loss became nan; the update of the generators was skipped" in printed
+    records = [json.loads(line) for line in RunFolder(config.out).metrics.read_text().splitlines()]
+    assert {record["step"]: record["generator_skipped"] for record in records} == {
+        step: 2.0 if step == 8 else 0.0 for step in (4, 8, 12, 16, 20, 21)
+    }
+    assert all(record["critic_skipped"] == 0 for record in records)
+    networks = read_checkpoint(RunFolder(config.out).checkpoint(21), "fake")["networks"]
+    assert all(torch.isfinite(tensor).all() for tensor in networks.values())
+
+
+def test_skipping_every_step_stops(configure: Configure, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jdm_fast.training.log.MOST_IN_A_ROW", 9)
+    with pytest.raises(NonFiniteLoss, match="steps in a row had to be skipped; the last: step 1[0-9]"):
+        train(configure(method=FakeConfig(broken_at=3), on_nonfinite="skip"), console=console)
+
+
+def test_a_profile_is_shown_and_kept(configure: Configure, console: Console) -> None:
+    run = train(configure(profile=True), console=console)
+    printed = console.file.getvalue()
+    assert "mean of 10 steps" in printed and "optimiser" in printed and "trace.json" in printed
+    assert json.loads((run / "profile" / "trace.json").read_text())["traceEvents"]
+
+
+def test_running_out_of_memory_is_advice(
+    configure: Configure, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(self: FakeMethod, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"latent": torch.empty(1 << 60, dtype=torch.uint8)}
+
+    monkeypatch.setattr(FakeMethod, "generate", generate)
+    with pytest.raises(UserError, match="memory has run out .*--dry-run"):
+        train(configure(batch_size=2), console=console)
