@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jdm_fast
 from jdm_fast.errors import UserError
@@ -40,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jdm-fast: no command is called {name!r}\n\n{_usage()}", file=sys.stderr)
         return 2
     try:
-        return importlib.import_module(f"jdm_fast.cli.{name}").run(rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return importlib.import_module(f"jdm_fast.cli.{name}").run(rest)
     except UserError as error:
         print(f"jdm-fast {name}: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 2)  # a run stopped by a signal ends with the shell's 128 + signal
@@ -50,6 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Warnings to people without the line of code they come from; those to programmers as Python prints them."""
+    text = f"jdm-fast: {message}\n"
+    if category is not UserWarning:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=sys.stderr)
 
 
 def _usage() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -209,6 +210,19 @@ BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "empty folder": (empty_folder, "nothing"),
     "too small for the network": (too_small, "16"),
 }
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_saying_so(
+    earth: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    newest = sorted((copy / "checkpoints").glob("*.pt"))[-1]
+    newest.with_name("step-00000009.pt").write_bytes(newest.read_bytes()[:1000])
+    assert main(["translate", str(copy), str(earth / "testA"), str(tmp_path / "out"), "--to", "y"]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("jdm-fast: ") and "step-00000009.pt" in said and "damaged" in said
+    assert "UserWarning" not in said and "newest_checkpoint(" not in said, "a warning to people shows no code"
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
