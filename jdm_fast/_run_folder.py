@@ -56,7 +56,8 @@ class RunFolder:
             UserError: it cannot be made, or holds files of a run of which there is no configuration.
         """
         if not self.config.exists():
-            foreign = [path.name for path in (self.metrics, self.checkpoints, self.samples) if path.exists()]
+            # Folders without files are those of a training that was killed right here, before it wrote its settings.
+            foreign = [path.name for path in (self.metrics, self.checkpoints, self.samples) if _holds_files(path)]
             if foreign:
                 raise UserError(
                     f"{self.path}: there is {', '.join(foreign)} but no config.json, so it is not known whose they "
@@ -91,3 +92,10 @@ class RunFolder:
                     f"{self.path}: another process is training into this folder; wait for it or stop it"
                 ) from error
             yield
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether this is a file, or a folder with anything but hidden files in it."""
+    if not path.is_dir():
+        return path.exists()
+    return any(not inside.name.startswith(".") for inside in path.iterdir())

@@ -102,8 +102,11 @@ class PillowDataset(Dataset[dict[str, Tensor]]):
                 image = self._picture(domain, int(draw.items[0]), float(draw.down[0]), float(draw.right[0]))
                 if draw.mirror[0]:
                     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-                pixels = np.array(image).reshape(image.height, image.width, self._channels)
-                item[key] = torch.from_numpy(pixels).permute(2, 0, 1).float().div_(127.5).sub_(1)
+                # NumPy, because PyTorch would use several threads for this, which on a busy machine wait for each other.
+                pixels = np.array(image, dtype=np.float32).reshape(image.height, image.width, self._channels)
+                pixels /= 127.5
+                pixels -= 1
+                item[key] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         return item
 
     def _picture(self, domain: ImageFiles, number: int, down: float, right: float) -> Image.Image:

@@ -202,3 +202,14 @@ def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
         write_atomically(tmp_path / "missing" / "file", lambda file: None)
     with pytest.raises(UserError, match="the folder cannot be made"):
         make_folder(path / "below")
+
+
+def test_a_training_killed_before_it_wrote_its_settings_can_begin_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    (folder.checkpoints / ".step-00000001.pt.tmp").write_bytes(b"half")
+    assert not folder.config.exists()
+    folder.create()
+    folder.checkpoint(1).write_bytes(b"somebody's")
+    with pytest.raises(UserError, match="there is checkpoints but no config.json"):
+        folder.create()
