@@ -102,7 +102,7 @@ class PillowDataset(Dataset[dict[str, Tensor]]):
                 image = self._picture(domain, int(draw.items[0]), float(draw.down[0]), float(draw.right[0]))
                 if draw.mirror[0]:
                     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-                # NumPy, because PyTorch would use several threads for this, which on a busy machine wait for each other.
+                # NumPy: PyTorch would use several threads, which on a busy machine wait for each other.
                 pixels = np.array(image, dtype=np.float32).reshape(image.height, image.width, self._channels)
                 pixels /= 127.5
                 pixels -= 1
