@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 
 from jdm_fast._files import write_atomically
-from jdm_fast.errors import UserError
+from jdm_fast.errors import UserError, first_line
 
 
 class DamagedCheckpoint(UserError):
@@ -63,7 +63,7 @@ def load_document(path: Path) -> dict[str, Any]:
             "which is not executed"
         ) from error
     except _UNREADABLE as error:
-        raise DamagedCheckpoint(f"{path}: the checkpoint is damaged or cut short ({_first_line(error)})") from error
+        raise DamagedCheckpoint(f"{path}: the checkpoint is damaged or cut short ({first_line(error)})") from error
     if not isinstance(document, dict):
         raise DamagedCheckpoint(f"{path}: not a checkpoint of jdm_fast; expected a dict in it")
     return document
@@ -107,7 +107,3 @@ class _WatchedFile:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

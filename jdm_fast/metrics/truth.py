@@ -213,7 +213,7 @@ class _PixelErrors:
 class _Similarity(_Mean):
     """SSIM of each picture that is large enough for its window."""
 
-    def add(self, pictures: Tensor, truth: Tensor) -> None:  # type: ignore[override]
+    def add(self, pictures: Tensor, truth: Tensor) -> None:  # type: ignore[override]  # of pictures, not numbers
         if min(truth.shape[1:3]) < SSIM_WINDOW:
             return
         from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import, rarely needed

@@ -91,7 +91,7 @@ class CheckpointWriter:
             engine: whose state it is. If its weights are no longer finite nothing is written, as such a checkpoint
                 would push out the last good one.
             extra_state: more to save, by names that the engine does not use.
-            rng: what ``Processes.gather_rng`` gives, the random streams of each process by rank; by default those of
+            rng: the random streams of each process by rank; by default those of
                 this one.
             value: the metric of ``keep_best`` at this step, where it is known.
 

@@ -28,11 +28,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from jdm_fast.errors import UserError
+from jdm_fast.errors import UserError, first_line
 from jdm_fast.methods.noise import share_of_batch
 from jdm_fast.training.interrupt import Interrupted
 from jdm_fast.training.lifeline import Lifeline
-from jdm_fast.training.rng import rng_state
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _generations = itertools.count()  # of groups in this process: their keys in the store must differ
@@ -116,10 +115,6 @@ class Processes:
         """The ``value`` of each rank on rank 0, where it can be pickled; an empty list on the others."""
         return [value]
 
-    def gather_rng(self) -> list[dict[str, Any]]:
-        """:func:`jdm_fast.training.rng.rng_state` of each rank, as :meth:`gather`."""
-        return self.gather(rng_state(self.device))
-
     def agree(self, number: int) -> int:
         """The greatest ``number`` of all processes, the same for all: such as a signal that only one has had.
 
@@ -190,7 +185,7 @@ class _Group(Processes):
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"rank {self.rank}: the {self.world_size} processes cannot be joined at "
-                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {_first_line(error)}"
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {first_line(error)}"
             ) from error
         self.reducer = FlatReducer(self)
 
@@ -283,7 +278,7 @@ class _Group(Processes):
             suspicious = isinstance(error, (_ConnectionLost, RuntimeError))
             failure = self._lifeline.diagnose() if suspicious else None
             if failure is None and not isinstance(error, _ConnectionLost):
-                self._lifeline.report(f"stopped: {_first_line(error)}")
+                self._lifeline.report(f"stopped: {first_line(error)}")
             if self.device.type == "cpu":
                 self._lifeline.stop()
                 dist.destroy_process_group()  # others that wait for this process are told so by gloo
@@ -370,7 +365,7 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise _ConnectionLost(_first_line(error)) from error
+        raise _ConnectionLost(first_line(error)) from error
 
 
 @contextmanager
@@ -384,10 +379,6 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _difference(text: str, other: str) -> str:

@@ -75,7 +75,7 @@ def _on_cuda(choice: str, capability: tuple[int, int]) -> Precision:
         instead = "fp16" if choice == "bf16" and capability >= (7, 0) else "fp32"
         choice, asked = instead, f"{model} has no {choice} units"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choice)
-    return Precision(choice, dtype, asked)  # type: ignore[arg-type]
+    return Precision(choice, dtype, asked)  # type: ignore[arg-type]  # checked against the names already
 
 
 def _on_cpu(choice: str, has_bf16: bool) -> Precision:

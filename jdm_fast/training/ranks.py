@@ -24,7 +24,7 @@ def gather_ranks(pools: dict[str, Any], processes: Processes) -> list[dict[str, 
     """For the checkpoint, on rank 0: what is each process's own. All processes must call it.
 
     Args:
-        pools: states of this process's image pools, by name.
+        pools: states of this process's image pools, by name; rank 0's are not needed.
     """
     on_host = {
         name: {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}
@@ -34,7 +34,7 @@ def gather_ranks(pools: dict[str, Any], processes: Processes) -> list[dict[str, 
 
 
 def own_state(ranks: list[dict[str, Any]], pool_size: int, processes: Processes) -> dict[str, Any]:
-    """This process's ``rng`` and ``pools`` out of what :func:`gather_ranks` gave.
+    """This process's ``rng`` and ``pools`` out of what :func:`all_ranks` gives.
 
     With another number of processes than saved it, the kept images are dealt out anew. The random numbers are those of
     rank 0: all processes draw the same ones (:mod:`jdm_fast.methods.noise`), so there it makes no difference. A process
@@ -61,6 +61,6 @@ def state_of_ranks(ranks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], d
 
 
 def all_ranks(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """What :func:`gather_ranks` gave when the checkpoint ``document`` was made."""
+    """What is each process's own, in the checkpoint ``document``, rank 0's pools with it."""
     pools = [document["pools"], *document.get("pools_of_others", [])]
     return [{"rng": rng, "pools": own} for rng, own in zip(document["rng"], pools, strict=True)]

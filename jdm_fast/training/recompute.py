@@ -60,7 +60,7 @@ class Recompute:
     def _note(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> None:
         has_residual = len(args) > 1 or kwargs.get("residual") is not None
         if self._recipes is not None and y.requires_grad and not has_residual:
-            self._recipes[y] = Recipe(norm, args[0].detach())  # type: ignore[arg-type]
+            self._recipes[y] = Recipe(norm, args[0].detach())  # type: ignore[arg-type]  # norms only are hooked
 
     def pack(self, tensor: Tensor) -> Tensor | Recipe:
         """What is kept of a tensor that an operation needs for its derivative."""

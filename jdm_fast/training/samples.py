@@ -72,7 +72,7 @@ class SampleWriter:
     ) -> None:
         self._images, self._then = images, then
         # The critics take no part in `generate`: the copy has those of the original, in name only.
-        shared: dict[int, Any] = {id(parameter): parameter for parameter in method.critic_parameters()}  # type: ignore[operator]
+        shared: dict[int, Any] = {id(parameter): parameter for parameter in method.critic_parameters()}  # type: ignore[operator]  # a method, whose protocol has it
         self._copy = copy.deepcopy(method, shared).eval()
         pairs = zip(_tensors(method), _tensors(self._copy), strict=True)
         self._from, self._to = zip(*((old, new) for old, new in pairs if old is not new), strict=True)

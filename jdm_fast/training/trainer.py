@@ -342,7 +342,8 @@ class _Training:
 
     def _save(self, done: int, value: float | None) -> None:
         self._finite(self.window.check)
-        ranks = gather_ranks(self.engine.state_dict()["pools"], self.processes)
+        # Rank 0's pools are in the engine's state, which the writer asks for.
+        ranks = gather_ranks({} if self.writer is not None else self.engine.state_dict()["pools"], self.processes)
         if self.writer is None:
             return
         rng, others = state_of_ranks(ranks)

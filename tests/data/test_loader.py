@@ -476,7 +476,6 @@ def test_leaving_the_context_ends_the_thread(root: Path) -> None:
     assert batches(loader, 3, 3) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts the threads of the system's process table")
 def test_many_contexts_leave_no_threads_and_no_memory(root: Path) -> None:
     loader = open_loader(unpaired(root), preprocess="resize_and_crop", load_size=130, crop_size=128, cache_mb=0)
 

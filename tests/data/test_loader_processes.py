@@ -18,8 +18,6 @@ from tests.data.loader_process import Line, line, open_loader
 
 COUNTS = {"x": 11, "y": 6}
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs the signals of POSIX")
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jdm_fast.errors import UserError
 from jdm_fast.methods import JWDM, JWDMConfig
 from jdm_fast.training.distributed import Processes
+from jdm_fast.training.rng import rng_state
 from tests.training.fake_method import FakeConfig, FakeMethod
 
 BATCH = 4
@@ -66,7 +67,7 @@ def together(processes: Processes, folder: Path) -> None:
     assert torch.equal(processes.mean(torch.tensor([1.0, float(rank)])), torch.tensor([1.0, 0.5]))
     assert torch.isnan(processes.mean(torch.tensor([float("nan") if rank else 0.0]))).all()
     torch.manual_seed(rank)
-    states = processes.gather_rng()
+    states = processes.gather(rng_state(processes.device))
     assert [state["cpu"][0].item() for state in states] == ([0, 1] if processes.is_main else [])
     processes.require_same("steps", 7)
     try:
