@@ -70,3 +70,50 @@ class InstanceNorm(nn.Module):
         if self.eps != 1e-5:
             parts.append(f"eps={self.eps}")
         return ", ".join(parts)
+
+
+class ModulatedInstanceNorm(nn.Module):
+    """Instance norm and activation in one pass, with a scale and a shift for each sample that come from its style.
+
+    An instance norm takes the mean of every plane away, and with it whatever a noise vector has added to the plane as a
+    whole. Scale and shift after the norm give it back (the adaptive instance norm of Huang & Belongie 2017):
+    ``act(norm(x) (1 + a(style)) + b(style))``, a and b linear.
+
+    Args:
+        num_features: channels C of the input.
+        style: numbers in a style.
+        activation, negative_slope, eps: as :class:`InstanceNorm`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        style: int,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.01,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm = InstanceNorm(
+            num_features, affine=False, activation=activation, negative_slope=negative_slope, eps=eps
+        )
+        self.modulation = nn.Linear(style, 2 * num_features)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``x`` [N, C, H, W] and ``style`` [N, style]; keeps the dtype and memory format of x."""
+        norm, (n, c, h, w) = self.norm, x.shape
+        scale, shift = self.modulation(style).chunk(2, dim=1)
+        scale = 1 + scale
+        # The planes of all samples as the channels of one: each then has a scale and a shift of its own.
+        planes = x.contiguous().view(1, n * c, h, w)
+        made = instance_norm(
+            planes,
+            scale.reshape(-1),
+            shift.reshape(-1),
+            activation=norm.activation,
+            negative_slope=norm.negative_slope,
+            eps=norm.eps,
+        )
+        return made.view(n, c, h, w)
