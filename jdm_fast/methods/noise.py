@@ -58,3 +58,10 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     count, *rest = shape
     numbers = torch.rand(_world_size * count, *rest, dtype=like.dtype, device=like.device)
     return numbers.narrow(0, _rank * count, count)
+
+
+def normal(shape: Sequence[int], like: Tensor) -> Tensor:
+    """N(0, I) of ``shape`` [N, ...], of the dtype and device of ``like``: the part of this process."""
+    count, *rest = shape
+    numbers = torch.randn(_world_size * count, *rest, dtype=like.dtype, device=like.device)
+    return numbers.narrow(0, _rank * count, count)
