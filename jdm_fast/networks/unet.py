@@ -33,8 +33,8 @@ def style_of(noise: Tensor | None, vector: Tensor | None) -> Tensor:
 
 
 def joined(feature: Tensor, noise: Tensor | None, vector: Tensor | None) -> Tensor:
-    """``feature`` [N, C, h, w] with the noise [N, noise, h, w] and the vector [N, vector], at every position, behind its
-    channels."""
+    """``feature`` [N, C, h, w] and behind its channels the noise [N, noise, h, w] and the vector [N, vector], which is
+    the same at every position."""
     parts = [feature]
     if noise is not None:
         parts.append(noise.to(feature.dtype))
@@ -58,8 +58,8 @@ class UNet(nn.Module):
         noise_at: ``layers``, at the bottleneck and in the norms of the decoder, or ``bottleneck``, there alone.
         dropout: probability in the three innermost levels of the decoder (pix2pix: 0.5, its only noise).
 
-    The first convolution has no norm (pix2pix), nor has the innermost, whose map may have one position only. Activations
-    follow their norms at once, fused; the skip connections carry them.
+    The first convolution has no norm (pix2pix), nor has the innermost, whose map may have one position only.
+    Activations follow their norms at once, fused; the skip connections carry them.
     """
 
     def __init__(
