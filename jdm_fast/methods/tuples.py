@@ -143,32 +143,43 @@ class TupleGenerators(nn.Module):
             if name not in begun and (name, frozenset(begun)) in self.trained:
                 yield from self._trained_orders(begun + name)
 
-    def sample(self, noise: Batch, given: Batch | None = None, order: str | None = None) -> Batch:
+    def sample(
+        self, noise: Batch, given: Batch | None = None, order: str | None = None, only: str | None = None
+    ) -> Batch:
         """Tuples of all domains: the given ones as they are, the others drawn one after the other.
 
         Args:
             noise: from :meth:`sample_noise`; that of given domains is not used.
             given: observed domains, images [N, channels, H, W] in [-1, 1] or vectors [N, size], N as in ``noise``.
             order: the domains' letters; the given ones come first. By default :meth:`default_order`.
+            only: stop at this domain and return it alone. Without an order it is reached by the fewest draws that
+                training has seen.
 
         Returns:
             By domain, shaped as ``given``.
 
         Raises:
             UserError: unknown domains, an order that does not begin with the given ones or names a domain twice or not
-                at all, or a conditional that no source trains.
+                at all, ``only`` is given, or a conditional that no source trains.
         """
         values = dict(given or {})
-        self._require_known(values)
-        if order is None:
+        self._require_known((*values, *([only] if only is not None else [])))
+        if only in values:
+            raise UserError(f"only: {only} is given, so there is nothing to draw")
+        if order is None and only is not None:
+            order = self._route("".join(name for name in self.domains if name in values), only)
+        elif order is None:
             order = self.default_order(tuple(name for name in self.domains if name in values))
-        require_order(order, "".join(self.domains), "order")
+        else:
+            require_order(order, "".join(self.domains), "order")
         count = len(values)
         if set(order[:count]) != set(values):
             raise UserError(
                 f"order: {order} must begin with the given domains {', '.join(values)}, as the others are drawn from "
                 "what stands before them"
             )
+        if only is not None:
+            order = order[: order.index(only) + 1]
         untrained = self._untrained(order, count)
         if untrained is not None:
             raise UserError(f"order: {order} needs {untrained}, which was not trained. {self._trained_words()}")
@@ -176,7 +187,18 @@ class TupleGenerators(nn.Module):
             domain = order[place]
             known = {name: values[name] for name in order[:place]}
             values[domain] = self._make(domain, [(known, len(noise[domain]))], noise[domain])
-        return {name: values[name] for name in self.domains}
+        return {name: values[name] for name in (self.domains if only is None else (only,))}
+
+    def _route(self, given: str, to: str) -> str:
+        """The shortest order that begins with ``given`` and ends with ``to``, its every step trained."""
+        begun = [given]
+        while begun:
+            for order in begun:
+                if (to, frozenset(order)) in self.trained:
+                    return order + to
+            begun = [o + name for o in begun for name in self.domains if (name, frozenset(o)) in self.trained]
+        from_ = ", ".join(given) or "nothing"
+        raise UserError(f"{to} cannot be drawn from {from_}: no source trains that. {self._trained_words()}")
 
     def translate(self, images: Tensor, to: str, source: str | None = None) -> Tensor:
         """One draw of p(to | source), its noise from a fixed seed: the same images give the same result.
