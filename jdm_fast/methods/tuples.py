@@ -183,6 +183,9 @@ class TupleGenerators(nn.Module):
         untrained = self._untrained(order, count)
         if untrained is not None:
             raise UserError(f"order: {order} needs {untrained}, which was not trained. {self._trained_words()}")
+        counts = {name: len(value) for name, value in {**noise, **values}.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"given and noise must be of equally many samples, got {counts}")
         for place in range(count, len(order)):
             domain = order[place]
             known = {name: values[name] for name in order[:place]}
@@ -201,7 +204,8 @@ class TupleGenerators(nn.Module):
         raise UserError(f"{to} cannot be drawn from {from_}: no source trains that. {self._trained_words()}")
 
     def translate(self, images: Tensor, to: str, source: str | None = None) -> Tensor:
-        """One draw of p(to | source), its noise from a fixed seed: the same images give the same result.
+        """Draws of p(to | source) with one noise for all images, always the same: what an image becomes depends on
+        nothing else.
 
         Args:
             images: [N, channels, H, W] in [-1, 1] of ``source`` (of two domains by default the other one).
@@ -214,8 +218,8 @@ class TupleGenerators(nn.Module):
         if (to, frozenset(source)) not in self.trained:
             raise UserError(f"{self._formula(to, source)} was not trained. {self._trained_words()}")
         size = tuple(images.shape[-2:]) if images.dim() == 4 else None
-        noise = self.sample_noise(len(images), size, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
-        return self._make(to, [({source: images}, len(images))], noise[to])
+        noise = self.sample_noise(1, size, torch.Generator().manual_seed(0))[to]  # type: ignore[arg-type]
+        return self._make(to, [({source: images}, len(images))], noise.expand(len(images), *noise.shape[1:]))
 
     def _untrained(self, order: str, given: int) -> str | None:
         """The first conditional of an order that no source trains, as a formula."""

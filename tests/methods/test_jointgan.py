@@ -353,6 +353,13 @@ def test_translate_repeats_itself_and_leaves_the_random_stream_alone() -> None:
     first, second = model.translate(images, "y"), model.translate(images, "y", "x")
     assert torch.equal(first, second) and first.shape == images.shape
     assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(model.translate(images[1:], "y"), first[1:], rtol=1e-5, atol=1e-6)
+
+
+def test_sample_wants_as_much_noise_as_is_given() -> None:
+    model = make(torch.float32)
+    with pytest.raises(ValueError, match="equally many"):
+        model.sample(model.sample_noise(3, SIZE), {"x": torch.rand(2, 3, *SIZE)})
 
 
 def test_noise_has_one_position_for_each_of_the_bottleneck_s() -> None:
