@@ -12,7 +12,6 @@ those of ``"y"``; Dz is ``critics["latent"]``. Supplementary material: eqs. (19)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jdm_fast.errors import UserError
+from jdm_fast.methods._config import is_integer, is_number, require
 from jdm_fast.methods.divergences import DIVERGENCES, Mixture, full_precision, gradient_penalty
 from jdm_fast.methods.lanes import side_by_side
 from jdm_fast.methods.noise import normal_like
@@ -93,12 +93,12 @@ class JWDMConfig:
 
     def __post_init__(self) -> None:
         for name in ("channels", "width", "embedding_kernel", "critic_width", "critic_layers", "critic_max_width"):
-            self._require(name, _is_integer(getattr(self, name), 1), "an integer of at least 1")
-        self._require("blocks", _is_integer(self.blocks, 0), "an integer of at least 0")
+            self._require(name, is_integer(getattr(self, name), 1), "an integer of at least 1")
+        self._require("blocks", is_integer(self.blocks, 0), "an integer of at least 0")
         self._require("residual_convs", self.residual_convs in (1, 2), "1 or 2")
         self._require(
             "latent_channels",
-            self.latent_channels is None or _is_integer(self.latent_channels, 1),
+            self.latent_channels is None or is_integer(self.latent_channels, 1),
             "an integer of at least 1, or None for 4 * width",
         )
         for name, choices in (
@@ -110,20 +110,11 @@ class JWDMConfig:
             self._require(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
         for field in fields(self):
             if isinstance(field.default, float):
-                self._require(field.name, _is_number(getattr(self, field.name)), "a finite number of at least 0")
+                self._require(field.name, is_number(getattr(self, field.name)), "a finite number of at least 0")
         self._require("cycle_fake_weight", self.cycle_fake_weight <= 1, "a number between 0 and 1")
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
-        if not condition:
-            raise UserError(f"method.{name}: expected {expected}, got {getattr(self, name)!r}")
-
-
-def _is_integer(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+        require(name, condition, expected, getattr(self, name))
 
 
 class JWDM(nn.Module):
