@@ -66,8 +66,8 @@ def test_what_is_missing_is_named(folder: RunFolder, missing: str, message: str)
         ('{"format": 1}', "not a run's configuration"),
         ('{"format": 99, "jdm_fast": "9.0", "method": "fake", "config": {}}', "format 99 by jdm_fast 9.0.*upgrade"),
         (
-            '{"format": 1, "method": "cyclegan", "config": {}}',
-            "the method 'cyclegan' is not known here; expected one of jwdm",
+            '{"format": 1, "method": "stargan", "config": {}}',
+            "the method 'stargan' is not known here; expected one of jwdm",
         ),
         ('{"format": 1, "method": "fake", "config": {"method": {"depth": 3}}}', "FakeConfig has no field depth"),
         ('{"format": 1, "method": "fake", "config": {}}', "expected the fields of FakeConfig"),
