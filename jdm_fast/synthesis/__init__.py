@@ -1,9 +1,21 @@
-"""What a trained run is for: translated pictures and two-domain video."""
+"""What a trained run is for: translated pictures, two-domain video, and tuples of all domains."""
 
 from __future__ import annotations
 
-from jdm_fast.synthesis.model import Model, load
+from jdm_fast.synthesis.model import Model, load, load_two_step
+from jdm_fast.synthesis.sample_files import Sampled, interpolate_files, sample_files
 from jdm_fast.synthesis.translate import Translated, translate_files
 from jdm_fast.synthesis.video import VideoResult, synthesize_video
 
-__all__ = ["Model", "Translated", "VideoResult", "load", "synthesize_video", "translate_files"]
+__all__ = [
+    "Model",
+    "Sampled",
+    "Translated",
+    "VideoResult",
+    "interpolate_files",
+    "load",
+    "load_two_step",
+    "sample_files",
+    "synthesize_video",
+    "translate_files",
+]

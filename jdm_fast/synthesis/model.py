@@ -1,44 +1,83 @@
-"""A trained model as a value: pictures in, pictures of the other domain or two-domain video out."""
+"""A trained model as a value: translated pictures, two-domain video, tuples of all domains."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from jdm_fast import methods
 from jdm_fast.errors import UserError
 from jdm_fast.ops import frames_to_uint8, interpolate_latents
 from jdm_fast.runs import load_run
+from jdm_fast.synthesis.conditions import Size
 from jdm_fast.synthesis.padding import pad_reflect, padded_side
+from jdm_fast.synthesis.pictures import batch_for, rgb, to_float
+from jdm_fast.synthesis.sample import TupleSampler
 
-_BATCH_PIXELS = 2**20  # pixels in a batch unless the caller says how many pictures: 16 of 256x256
-_MOST_IN_BATCH = 64
 _MODES = ("lerp", "slerp")
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Model:
-    """The model of a run folder, on ``device`` (default: a GPU if there is one). UserError for what is no run."""
-    run = load_run(path)
-    return Model(run.method, device, name=str(run.path))
+def load(
+    path: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    step: int | Literal["best"] | None = None,
+) -> Model:
+    """The model of a run folder, on ``device`` (default: a GPU if there is one). UserError for what is no run.
+
+    ``step`` chooses a checkpoint, see :func:`jdm_fast.runs.load_run`.
+    """
+    run = load_run(path, step=step)
+    return Model(run.method, device, name=str(run.path), size=_trained_size(run.config))
+
+
+def load_two_step(
+    conditionals: str | os.PathLike[str], marginals: str | os.PathLike[str], device: str | torch.device | None = None
+) -> Model:
+    """The two-step baseline of a pix2pix or cyclegan run and a wgan-gp run; UserError for other runs."""
+    second, first = load_run(conditionals), load_run(marginals)
+    for run, kinds in ((second, (methods.Pix2Pix, methods.CycleGAN)), (first, (methods.WGANGP,))):
+        if not isinstance(run.method, kinds):
+            raise UserError(
+                f"{run.path}: a run of {run.method_name}; the two-step baseline takes its conditionals from one of "
+                "pix2pix or cyclegan and its marginals from one of wgan-gp"
+            )
+    sizes = [_trained_size(run.config) for run in (second, first)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"{second.path} was trained on pictures of {sizes[0]}, {first.path} on {sizes[1]} (height, width): what "
+            "the one draws is no input of the other"
+        )
+    method = methods.TwoStep(first.method, second.method)
+    return Model(method, device, name=f"{second.path} with {first.path}", size=sizes[0])
 
 
 class Model:
     """A method's networks in evaluation mode with the conversions around them.
 
     Pictures of any size are padded by reflection to what the networks take and cropped back. Nothing here records
-    gradients. ``name`` is for messages.
+    gradients. ``name`` is for messages. ``size`` is the height and width of the pictures it was trained on, where they
+    are known: pictures that are made from nothing get it.
     """
 
-    def __init__(self, method: nn.Module, device: str | torch.device | None = None, name: str = "model") -> None:
+    def __init__(
+        self,
+        method: nn.Module,
+        device: str | torch.device | None = None,
+        name: str = "model",
+        size: Size | None = None,
+    ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.method: Any = method.to(self.device).eval()
         self.name = name
+        self.size = size
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -49,12 +88,14 @@ class Model:
 
     @torch.inference_mode()
     def encode(self, images: Tensor, domain: str) -> Tensor:
-        """Latents of ``images`` [N, 3, H, W] in [-1, 1], padded as needed."""
+        """Latents of ``images`` [N, 3, H, W] in [-1, 1], padded as needed. UserError if the method has none."""
+        self._require("encode")
         return self.method.encode(self._padded(images.to(self.device)), self._domain(domain))
 
     @torch.inference_mode()
     def decode(self, latent: Tensor, domain: str) -> Tensor:
-        """Images [N, 3, H, W] in [-1, 1] of ``domain``, of the padded size."""
+        """Images [N, 3, H, W] in [-1, 1] of ``domain``, of the padded size. UserError if the method has no latents."""
+        self._require("decode")
         return self.method.decode(latent.to(self.device), self._domain(domain))
 
     @torch.inference_mode()
@@ -67,12 +108,16 @@ class Model:
             batch_size: pictures that go through the networks at once; default by their size.
 
         Raises:
-            UserError: an unknown domain. TypeError, ValueError: ``images`` is none of these.
+            UserError: an unknown domain, or one of vectors. TypeError, ValueError: ``images`` is none of these.
         """
+        self._require("translate")
         to = self._domain(to)
         source = self._other(to) if source is None else self._domain(source)
+        for domain in (to, source):
+            if domain in getattr(self.method, "vectors", {}):
+                raise UserError(f"{self.name}: {domain} is a domain of vectors, not of pictures; use sample(given=...)")
         if isinstance(images, Image.Image):
-            return Image.fromarray(self._translate_uint8(_rgb(images)[None], to, source, batch_size)[0])
+            return Image.fromarray(self._translate_uint8(rgb(images)[None], to, source, batch_size)[0])
         if isinstance(images, Tensor):
             if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
                 raise ValueError(
@@ -140,6 +185,7 @@ class Model:
 
         Memory does not grow with the length. Each key frame is encoded once: it ends one pair and begins the next.
         """
+        self._require("encode")
         source = self._domain(source)
         if factor < 1:
             raise UserError(f"factor must be at least 1, got {factor}")
@@ -157,9 +203,9 @@ class Model:
         size = first.shape[:2]
         batch_size = batch_size or batch_for(*size)
         pairs = max(1, batch_size // factor)  # key frames that begin a pair, and are encoded together
-        last = self.encode(_to_float(_frames([first], size)), source)
+        last = self.encode(to_float(_frames([first], size)), source)
         while key_frames := list(islice(frames, pairs)):
-            latents = torch.cat([last, self.encode(_to_float(_frames(key_frames, size)), source)])
+            latents = torch.cat([last, self.encode(to_float(_frames(key_frames, size)), source)])
             between = interpolate_latents(latents, factor, mode=mode)[:-1]  # the last key frame begins the next piece
             yield from self._decode_all(between, size, batch_size)
             last = latents[-1:]
@@ -168,6 +214,84 @@ class Model:
     def _decode_all(self, latents: Tensor, size: tuple[int, int], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         for chunk in latents.split(batch_size):
             yield {domain: self._to_uint8(self.method.decode(chunk, domain), size) for domain in self.domains}
+
+    # ---- tuples of all domains --------------------------------------------------------------------------------------
+
+    @cached_property
+    def sampler(self) -> TupleSampler:
+        """What :meth:`sample` and :meth:`interpolate` draw with. UserError if the method draws no tuples."""
+        return TupleSampler(self.method, self.device, self.name, self.size)
+
+    def sample(
+        self,
+        n: int | None = None,
+        given: Mapping[str, Any] | None = None,
+        order: str | None = None,
+        draws: int | None = None,
+        only: str | None = None,
+        size: int | Size | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        resize: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Tuples of all domains, or all other domains of what is given.
+
+        The same seed gives the same tuples to rounding, whatever ``n``, ``draws``, ``batch_size`` and the device.
+
+        Args:
+            n: how many; 16 unless said. Of what is given each item gets its tuple.
+            given: by domain what is observed: images as for :meth:`translate` (floats in [-1, 1]), vectors [N, D].
+            order: the order in which domains are drawn, the given ones first, such as ``zyx``; by default one that was
+                trained.
+            draws: so many draws for each item of what is given.
+            only: this domain alone, by the fewest draws, or where ``order`` has it.
+            size: of the pictures, a side or (height, width); by default that of what is given, else of training.
+            seed: of the noise.
+            batch_size: tuples that go through the networks at once; default by the size.
+            resize: given images get ``size``; without, those that do not fit are refused.
+
+        Returns:
+            By domain: images uint8 [N, H, W, 3], also grey ones, vectors float32 [N, D]. With ``draws`` the domains
+            that are not given have [N, draws, …].
+
+        Raises:
+            UserError: the method draws no tuples; an unknown domain, an order or step that was not trained, a size or
+                number that does not fit; values that are not finite. ValueError, TypeError: what is given is neither
+                images nor vectors of the right channels and range.
+        """
+        return self.sampler.sample(n, given or {}, order, draws, only, size, seed, batch_size, resize)
+
+    def interpolate(
+        self,
+        steps: int = 8,
+        mode: str = "corners",
+        given: Mapping[str, Any] | None = None,
+        order: str | None = None,
+        rows: int = 4,
+        seed: int = 0,
+        size: int | Size | None = None,
+        batch_size: int | None = None,
+        resize: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Tuples whose noise lies on straight lines between draws, as in the JointGAN paper.
+
+        ``corners`` (Figure 4): from top to bottom the noise of the domain that is drawn first goes from one draw to
+        another, from left to right that of the second. ``fixed`` (Figure 3): each row keeps what is given, or else one
+        sample of the first domain, while the noise of the next one goes from left to right. The noise of further
+        domains stays.
+
+        Args:
+            steps: of a line, both ends among them. rows: of ``fixed`` if nothing is given.
+            given: see :meth:`sample`; one item for ``corners``, one for each row of ``fixed``.
+            order, seed, size, batch_size, resize: see :meth:`sample`.
+
+        Returns:
+            By domain, as :meth:`sample`: [steps, steps, …]; of ``fixed`` [rows, steps, …], and [rows, …] of what stays.
+
+        Raises:
+            As :meth:`sample`.
+        """
+        return self.sampler.interpolate(steps, mode, given or {}, order, rows, seed, size, batch_size, resize)
 
     # ---- conversions ------------------------------------------------------------------------------------------------
 
@@ -183,7 +307,7 @@ class Model:
             places.setdefault(image.size, []).append(place)
         out: dict[int, Image.Image] = {}
         for same in places.values():
-            arrays = self._translate_uint8(np.stack([_rgb(images[place]) for place in same]), to, source, batch_size)
+            arrays = self._translate_uint8(np.stack([rgb(images[place]) for place in same]), to, source, batch_size)
             out |= {place: Image.fromarray(array) for place, array in zip(same, arrays, strict=True)}
         return [out[place] for place in range(len(images))]
 
@@ -192,7 +316,7 @@ class Model:
         height, width = images.shape[1:3]
         step = batch_size or batch_for(height, width)
         for start in range(0, len(images), step):
-            chunk = _to_float(images[start : start + step]).to(self.device)
+            chunk = to_float(images[start : start + step]).to(self.device)
             out[start : start + step] = self._to_uint8(self._translate(chunk, to, source), (height, width))
         return out
 
@@ -203,6 +327,15 @@ class Model:
     def _to_uint8(self, images: Tensor, size: tuple[int, int]) -> np.ndarray:
         return frames_to_uint8(images[..., : size[0], : size[1]]).cpu().numpy()
 
+    def _require(self, use: str) -> None:
+        """UserError unless the method can be used so."""
+        if hasattr(self.method, use):
+            return
+        kind = type(self.method).__name__
+        what = "translates no pictures" if use == "translate" else "has no latents, which encode, decode and video need"
+        others = "sample draws from it" if hasattr(self.method, "sample") else "expected a run of jwdm"
+        raise UserError(f"{self.name}: a model of {kind} {what}; {others}")
+
     def _domain(self, domain: str) -> str:
         if domain not in self.domains:
             raise UserError(f"{self.name} has the domains {', '.join(self.domains)}; got {domain!r}")
@@ -210,17 +343,6 @@ class Model:
 
     def _other(self, domain: str) -> str:
         return next(other for other in self.domains if other != domain)
-
-
-def batch_for(height: int, width: int) -> int:
-    """How many pictures of this size go through the networks at once if nobody says."""
-    return min(_MOST_IN_BATCH, max(1, _BATCH_PIXELS // (height * width)))
-
-
-def _to_float(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
-    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32)
-    return torch.from_numpy(planes).div_(127.5).sub_(1)
 
 
 def _frames(frames: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
@@ -232,5 +354,13 @@ def _frames(frames: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     return np.stack(frames)
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    return np.array(image.convert("RGB"))
+def _trained_size(config: Mapping[str, Any]) -> Size | None:
+    """Height and width of the pictures of a training with these settings, where the settings say."""
+    field = {"resize_and_crop": "crop_size", "crop": "crop_size", "resize": "load_size"}.get(
+        config.get("preprocess", "")
+    )
+    value = config.get(field) if field else None
+    if value is None:
+        return None
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
