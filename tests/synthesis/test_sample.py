@@ -165,6 +165,17 @@ def test_batches(sums: Model, batch_size: int | None, calls: list[int]) -> None:
     assert sums.method.drawn == calls
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, None])
+def test_each_condition_gets_its_own_draws(sums: Model, batch_size: int | None) -> None:
+    x = pictures(3, (8, 8)) // 2 + 64
+    made = sums.sample(given={"x": x}, draws=2, seed=4, batch_size=batch_size)
+    assert made["y"].shape == (3, 2, 8, 8, 3)
+    for k in range(3):
+        for draw in range(2):
+            noise = sums.sampler.noise([(k, draw)], (8, 8), 4)["y"].permute(0, 2, 3, 1).numpy()
+            np.testing.assert_allclose(floats(made["y"][k, draw]), noise[0] + floats(x[k]) / 2, atol=0.01)
+
+
 # ---- what is given --------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +251,20 @@ def test_corners_against_sums_by_hand(sums: Model) -> None:
     of_z = made["z"] - 0.5 * (made["x"] + made["y"])
     assert np.ptp(of_z, axis=(0, 1)).max() < 0.03, "the noise of further domains stays"
     assert np.ptp(made["x"][:, 0], axis=0).max() > 0.03 and np.ptp(of_y[0], axis=0).max() > 0.03
+
+
+def test_lines_go_from_the_first_draw_to_the_second(sums: Model) -> None:
+    noise = {name: value[:, :, 0, 0].numpy() for name, value in sums.sampler.noise([(0, 0), (0, 1)], (8, 8), 3).items()}
+    made = {name: floats(array)[:, :, 0, 0] for name, array in sums.interpolate(steps=4, seed=3).items()}
+    of = {"x": made["x"], "y": made["y"] - made["x"] / 2, "z": made["z"] - (made["x"] + made["y"]) / 2}
+    for (row, column), ends in {(0, 0): (0, 0), (3, 0): (1, 0), (0, 3): (0, 1), (3, 3): (1, 1)}.items():
+        for name, end in zip("xyz", (*ends, 0), strict=True):
+            np.testing.assert_allclose(of[name][row, column], noise[name][end], atol=0.02)
+    kept = {name: floats(array) for name, array in sums.interpolate(4, "fixed", rows=2, seed=3).items()}
+    np.testing.assert_allclose(kept["x"][0, 0, 0], noise["x"][0], atol=0.02)
+    for column, end in ((0, 0), (3, 1)):
+        of_y = (kept["y"][0, column] - kept["x"][0] / 2)[0, 0]
+        np.testing.assert_allclose(of_y, noise["y"][end], atol=0.02)
 
 
 def test_the_order_says_whose_noise_moves(sums: Model) -> None:
