@@ -8,6 +8,7 @@ many pictures only, and give the number.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,11 @@ class InceptionFeatures(nn.Module):
         if not path.is_file():
             raise UserError(f"{path}: there is no such file; expected a network as TorchScript")
         try:
-            self.network = torch.jit.load(path, map_location=self.device).eval()
+            with (
+                warnings.catch_warnings()
+            ):  # PyTorch calls TorchScript deprecated; the network of FID comes as nothing else
+                warnings.filterwarnings("ignore", "`torch.jit.load`", DeprecationWarning)
+                self.network = torch.jit.load(path, map_location=self.device).eval()
             probe = self._features(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
         except RuntimeError as error:
             raise UserError(

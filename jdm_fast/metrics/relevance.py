@@ -2,9 +2,9 @@
 
 A two-tower ranking model (Huang et al. 2013, DSSM): one small network a domain embeds its items, and the relevance of
 two items is the cosine of their embeddings. :mod:`.relevance_training` trains the towers to tell the true partner of an
-item from others. The last layer of a tower takes the training data's mean out of the embeddings, so that the cosine of
-items that have nothing to do with each other is 0 on average; DSSM has no such layer, and without it the cosine of
-random pairs, and of pictures unlike the training data's, is far from 0 (docs/relevance.md).
+item from others. The last layer of a tower takes the training data's mean out of the embeddings, so that items that
+have nothing to do with each other have a cosine of 0 on average, however little was trained. DSSM has no such layer;
+without it pairs of other data score higher (docs/relevance.md).
 """
 
 from __future__ import annotations
