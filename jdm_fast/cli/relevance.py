@@ -14,7 +14,7 @@ from rich.table import Table
 
 from jdm_fast._files import make_folder, write_atomically
 from jdm_fast.cli._progress import counting
-from jdm_fast.data.dataset import Group, ImageFiles
+from jdm_fast.data.dataset import Group, ImageFiles, Layout
 from jdm_fast.data.images import find_images
 from jdm_fast.data.layouts import LayoutName, find_layout
 from jdm_fast.errors import UserError
@@ -78,6 +78,8 @@ class Train:
     """Another data set with pairs, for the third control."""
     other_domains: tuple[str, ...] | None = None
     """Its domains that take the places of x, y, z."""
+    other_layout: LayoutName = "auto"
+    """Its layout."""
     most: int = 2000
     """Pairs that are scored of each control at most."""
     device: str = "cpu"
@@ -108,6 +110,8 @@ class Score:
     """Another data set with pairs, for the third control; by default what training measured."""
     other_domains: tuple[str, ...] | None = None
     """Its domains that take the places of x, y, z."""
+    other_layout: LayoutName = "auto"
+    """Its layout."""
     most: int | None = None
     """Pairs that are scored at most, evenly spaced; all by default."""
     report: Path | None = None
@@ -138,8 +142,8 @@ def _train(options: Train) -> int:
         **{name: getattr(options, name) for name in asdict(RelevanceConfig()) if hasattr(options, name)}
     )
     layout = find_layout(options.root, options.layout, recursive=options.recursive, on_choice=_telling(console))
-    train, held_out = split_pairs(layout, options.domains)
-    other = None if options.other is None else _other_pairs(options.other, options.other_domains, console)
+    train, held_out = _split(layout, options.domains)
+    other = _other_pairs(options, console)
     chosen = {letter for group in train for letter in group.domains}
     with counting(Console(stderr=True), "training", "steps") as on_progress:
         model = train_relevance(
@@ -172,11 +176,11 @@ def _score(options: Score) -> int:
     if options.root is not None:
         domains = options.domains or tuple(model.names.values())
         layout = find_layout(options.root, options.layout, on_choice=_telling(console))
-        _, groups = split_pairs(layout, domains)
+        _, groups = _split(layout, domains)
     else:
         group, without_partner = _by_name(folders)
         groups = (group,)
-    other = None if options.other is None else _other_pairs(options.other, options.other_domains, console)
+    other = _other_pairs(options, console)
     scores = _named(_scored(model, groups, options), paired="given", random="given_random")
     controls = {
         pair: {row: Relevance(**values) for row, values in rows.items()}
@@ -205,13 +209,23 @@ def _score(options: Score) -> int:
     return 0
 
 
-def _telling(console: Console) -> Any:
-    return lambda text: console.print(f"note: {text}", markup=False, soft_wrap=True)
+def _telling(console: Console, prefix: str = "--") -> Any:
+    return lambda text: console.print(f"note: {text.replace('--data.', prefix)}", markup=False, soft_wrap=True)
 
 
-def _other_pairs(root: Path, domains: Sequence[str] | None, console: Console) -> tuple[Group, ...]:
-    layout = find_layout(root, on_choice=_telling(console))
-    return split_pairs(layout, domains)[1]
+def _split(layout: Layout, domains: Sequence[str] | None, prefix: str = "--") -> tuple[tuple[Group, ...], ...]:
+    """:func:`split_pairs`, whose advice names the options of this command and not those of ``jdm-fast train``."""
+    try:
+        return split_pairs(layout, domains)
+    except UserError as error:
+        raise UserError(str(error).replace("--data.", prefix)) from error
+
+
+def _other_pairs(options: Train | Score, console: Console) -> tuple[Group, ...] | None:
+    if options.other is None:
+        return None
+    layout = find_layout(options.other, options.other_layout, on_choice=_telling(console, "--other-"))
+    return _split(layout, options.other_domains, "--other-")[1]
 
 
 def _by_name(folders: Mapping[str, Path]) -> tuple[Group, int]:
