@@ -7,6 +7,7 @@
 
 #include <string_view>
 #include <tuple>
+#include <utility>
 
 #include "bindings/common.h"
 
@@ -22,14 +23,24 @@ Activation checked_activation(std::string_view name) {
   return Activation::kLeakyRelu;
 }
 
-// Contiguous [C] in the accumulation type, or undefined for None.
-at::Tensor checked_vector(const char* name, const std::optional<at::Tensor>& vector, const at::Tensor& x) {
-  if (!vector.has_value()) return {};
-  TORCH_CHECK_VALUE(vector->dim() == 1 && vector->size(0) == x.size(1), kOp, ": ", name, " must be [", x.size(1),
-                    "], one value a channel, got ", vector->sizes());
-  checked_dtype(kOp, name, *vector);
-  check_device(kOp, name, *vector, x, "x");
-  return vector->to(accumulator_type(x.scalar_type())).contiguous();
+// Contiguous [C] or [N, C] in the accumulation type, or undefined for None.
+at::Tensor checked_parameter(const char* name, const std::optional<at::Tensor>& parameter, const at::Tensor& x) {
+  if (!parameter.has_value()) return {};
+  const at::IntArrayRef channel = x.sizes().slice(1, 1), plane = x.sizes().slice(0, 2);
+  TORCH_CHECK_VALUE(parameter->sizes() == channel || parameter->sizes() == plane, kOp, ": ", name, " must be ", channel,
+                    ", one value a channel, or ", plane, ", one for each sample and channel, got ", parameter->sizes());
+  checked_dtype(kOp, name, *parameter);
+  check_device(kOp, name, *parameter, x, "x");
+  return parameter->to(accumulator_type(x.scalar_type())).contiguous();
+}
+
+// Weight and bias, both [C] or both [N, C].
+std::pair<at::Tensor, at::Tensor> checked_affine(const std::optional<at::Tensor>& weight,
+                                                 const std::optional<at::Tensor>& bias, const at::Tensor& x) {
+  at::Tensor w = checked_parameter("weight", weight, x), b = checked_parameter("bias", bias, x);
+  TORCH_CHECK_VALUE(!w.defined() || !b.defined() || b.sizes() == w.sizes(), kOp, ": bias must be ", w.sizes(),
+                    " like weight, got ", b.sizes());
+  return {std::move(w), std::move(b)};
 }
 
 // Contiguous [N, C] in the accumulation type.
@@ -43,7 +54,9 @@ at::Tensor checked_statistics(const char* name, const at::Tensor& statistics, co
   return statistics.contiguous();
 }
 
-InstanceNormShape checked_shape(const at::Tensor& x, std::string_view activation, double negative_slope) {
+InstanceNormShape checked_shape(const at::Tensor& x, const std::optional<at::Tensor>& weight,
+                                const std::optional<at::Tensor>& bias, std::string_view activation,
+                                double negative_slope) {
   check_dim(kOp, "x", x, 4, "[N, C, H, W]");
   const bool channels_last = x.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
   return {x.size(0),
@@ -52,16 +65,17 @@ InstanceNormShape checked_shape(const at::Tensor& x, std::string_view activation
           channels_last,
           checked_dtype(kOp, "x", x),
           checked_activation(activation),
-          negative_slope};
+          negative_slope,
+          (weight.has_value() && weight->dim() == 2) || (bias.has_value() && bias->dim() == 2)};
 }
 
-// x: [N, C, H, W]. weight, bias: [C] or None, any floating dtype. residual: like x, or None.
+// x: [N, C, H, W]. weight, bias: [C] or [N, C], or None, any floating dtype. residual: like x, or None.
 // Returns y like x in its suggested memory format, mean [N, C], rstd [N, C].
 std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm(
     const at::Tensor& x, const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
     const std::optional<at::Tensor>& residual, std::string_view activation, double negative_slope, double eps) {
-  const InstanceNormShape shape = checked_shape(x, activation, negative_slope);
-  const at::Tensor w = checked_vector("weight", weight, x), b = checked_vector("bias", bias, x);
+  const InstanceNormShape shape = checked_shape(x, weight, bias, activation, negative_slope);
+  const auto [w, b] = checked_affine(weight, bias, x);
   if (residual.has_value()) check_like(kOp, "residual", *residual, x, "x");
 
   const at::MemoryFormat format = x.suggest_memory_format();
@@ -95,27 +109,30 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm(
 }
 
 // dy, x: [N, C, H, W]. mean, rstd: [N, C] as returned by the forward. weight, bias: as given to it. `eps` is for the
-// derivative. Returns dx like x in its suggested memory format, d_weight [C], d_bias [C] in the accumulation type.
+// derivative. Returns dx like x in its suggested memory format, d_weight, d_bias like weight and bias (both [C] if both
+// are None) in the accumulation type.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm_backward(const at::Tensor& dy, const at::Tensor& x,
                                                                       const at::Tensor& mean, const at::Tensor& rstd,
                                                                       const std::optional<at::Tensor>& weight,
                                                                       const std::optional<at::Tensor>& bias,
                                                                       std::string_view activation,
                                                                       double negative_slope, double /*eps*/) {
-  const InstanceNormShape shape = checked_shape(x, activation, negative_slope);
+  const InstanceNormShape shape = checked_shape(x, weight, bias, activation, negative_slope);
   check_like(kOp, "dy", dy, x, "x");
-  const at::Tensor w = checked_vector("weight", weight, x), b = checked_vector("bias", bias, x);
+  const auto [w, b] = checked_affine(weight, bias, x);
   const at::Tensor m = checked_statistics("mean", mean, x), r = checked_statistics("rstd", rstd, x);
 
   const at::MemoryFormat format = x.suggest_memory_format();
   const at::Tensor input = x.contiguous(format), gradient = dy.contiguous(format);
   const at::TensorOptions statistics = x.options().dtype(accumulator_type(x.scalar_type()));
   at::Tensor dx = at::empty(x.sizes(), x.options(), format);
-  if (x.numel() == 0) return {dx, at::zeros({shape.channels}, statistics), at::zeros({shape.channels}, statistics)};
+  const at::IntArrayRef channel = x.sizes().slice(1, 1), plane = x.sizes().slice(0, 2);
+  const at::IntArrayRef result_shape = shape.affine_per_sample ? plane : channel;
+  if (x.numel() == 0) return {dx, at::zeros(result_shape, statistics), at::zeros(result_shape, statistics)};
 
-  // The kernels write one sum for each sample; with one sample that is the result.
-  const bool single = shape.batch == 1;
-  const at::DimVector sums_shape = single ? at::DimVector{shape.channels} : at::DimVector{shape.batch, shape.channels};
+  // The kernels write one sum for each sample; with weights for each sample, or with one sample, that is the result.
+  const bool sum_samples = !shape.affine_per_sample && shape.batch != 1;
+  const at::IntArrayRef sums_shape = sum_samples ? plane : result_shape;
   at::Tensor d_weight = at::empty(sums_shape, statistics), d_bias = at::empty(sums_shape, statistics);
   const InstanceNormBackward args{gradient.const_data_ptr(), input.const_data_ptr(),      m.const_data_ptr(),
                                   r.const_data_ptr(),        pointer_or_null(w),          pointer_or_null(b),
@@ -133,8 +150,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm_backward(const at::
 #else
   instance_norm_backward_cpu(shape, args, cpu_threads());
 #endif
-  if (single) return {dx, d_weight, d_bias};
-  return {dx, d_weight.sum(0), d_bias.sum(0)};
+  if (sum_samples) return {dx, d_weight.sum(0), d_bias.sum(0)};
+  return {dx, d_weight, d_bias};
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ NormForward<T> make_args(const InstanceNormShape& shape, const InstanceNormForwa
           static_cast<A*>(args.rstd),
           shape.channels,
           shape.pixels,
+          affine_planes(shape),
           static_cast<A>(args.eps),
           static_cast<A>(slope_of(shape))};
 }

@@ -11,13 +11,14 @@ struct NormForward {
   using A = Accumulator<T>;
   const T* x;         // [N, C, H*W] or [N, H*W, C]
   const T* residual;  // like x, or nullptr
-  const A* weight;    // [C], or nullptr
-  const A* bias;      // [C], or nullptr
+  const A* weight;    // [C] or [N, C], or nullptr
+  const A* bias;      // [C] or [N, C], or nullptr
   T* y;               // like x
   A* mean;            // [N, C]
   A* rstd;            // [N, C]
   int64_t channels;
   int64_t pixels;
+  int64_t affine_planes;  // C or N*C
   A eps;
   A slope;  // of the activation below zero: 1 for none, 0 for ReLU
 };
@@ -29,13 +30,14 @@ struct NormBackward {
   const T* x;       // like dy
   const A* mean;    // [N, C]
   const A* rstd;    // [N, C]
-  const A* weight;  // [C], or nullptr
-  const A* bias;    // [C], or nullptr
+  const A* weight;  // [C] or [N, C], or nullptr
+  const A* bias;    // [C] or [N, C], or nullptr
   T* dx;            // like dy
   A* d_weight;      // [N, C]
   A* d_bias;        // [N, C]
   int64_t channels;
   int64_t pixels;
+  int64_t affine_planes;  // C or N*C
   A slope;
 };
 
@@ -48,10 +50,10 @@ struct Channel {
   A bias;
 };
 
+// `at`: plane % affine_planes.
 template <typename Args, typename A>
-__device__ __forceinline__ Channel<A> make_channel(const Args& args, int64_t channel, A mean, A rstd) {
-  return {mean, args.weight != nullptr ? rstd * args.weight[channel] : rstd,
-          args.bias != nullptr ? args.bias[channel] : A(0)};
+__device__ __forceinline__ Channel<A> make_channel(const Args& args, int64_t at, A mean, A rstd) {
+  return {mean, args.weight != nullptr ? rstd * args.weight[at] : rstd, args.bias != nullptr ? args.bias[at] : A(0)};
 }
 
 template <typename A>

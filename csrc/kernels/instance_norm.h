@@ -3,6 +3,7 @@
 // mean and biased variance over the H*W pixels of every (sample, channel), rstd = 1/sqrt(var + eps).
 // Backward, with g = dy * act'(t) and means over the plane:
 //   dx = weight * rstd * (g - mean(g) - xhat * mean(g * xhat)),  d_bias = sum g,  d_weight = sum g * xhat.
+// Weight and bias have one value a channel, or one a plane (affine_per_sample).
 // The residual's gradient is dy itself, so no kernel computes it.
 #pragma once
 
@@ -17,14 +18,20 @@ struct InstanceNormShape {
   bool channels_last;  // memory order of x, residual, y, dy, dx: [N, H*W, C] if set, else [N, C, H*W]
   DType dtype;         // of x, residual, y, dy, dx
   Activation activation;
-  double negative_slope;  // of kLeakyRelu
+  double negative_slope;           // of kLeakyRelu
+  bool affine_per_sample = false;  // weight and bias are [N, C], not [C]
 };
+
+// Planes with a weight and a bias of their own, C or N*C: those of plane p (of N*C) are at p % affine_planes.
+inline int64_t affine_planes(const InstanceNormShape& shape) {
+  return shape.affine_per_sample ? shape.batch * shape.channels : shape.channels;
+}
 
 struct InstanceNormForward {
   const void* x;         // [N, C, H*W] or [N, H*W, C], dtype
   const void* residual;  // like x, or nullptr
-  const void* weight;    // [C] accumulator type, or nullptr (= 1)
-  const void* bias;      // [C] accumulator type, or nullptr (= 0)
+  const void* weight;    // [C] or [N, C] accumulator type, or nullptr (= 1)
+  const void* bias;      // [C] or [N, C] accumulator type, or nullptr (= 0)
   void* y;               // like x
   void* mean;            // [N, C] accumulator type
   void* rstd;            // [N, C] accumulator type
@@ -36,11 +43,11 @@ struct InstanceNormBackward {
   const void* x;       // [N, C, H*W] or [N, H*W, C], dtype
   const void* mean;    // [N, C] accumulator type
   const void* rstd;    // [N, C] accumulator type
-  const void* weight;  // [C] accumulator type, or nullptr (= 1)
-  const void* bias;    // [C] accumulator type, or nullptr (= 0)
+  const void* weight;  // [C] or [N, C] accumulator type, or nullptr (= 1)
+  const void* bias;    // [C] or [N, C] accumulator type, or nullptr (= 0)
   void* dx;            // like x
-  void* d_weight;      // [N, C] accumulator type: per-sample sums, to be summed over N by the caller
-  void* d_bias;        // [N, C] accumulator type: per-sample sums, to be summed over N by the caller
+  void* d_weight;      // [N, C] accumulator type: per-sample sums; for weights [C] the caller sums them over N
+  void* d_bias;        // [N, C] accumulator type: per-sample sums; for weights [C] the caller sums them over N
 };
 
 // Any of N, C, H*W may be 0: then nothing is read or written except that d_weight and d_bias become 0 where N*C > 0.

@@ -21,6 +21,7 @@ NormBackward<T> make_args(const InstanceNormShape& shape, const InstanceNormBack
           static_cast<A*>(args.d_bias),
           shape.channels,
           shape.pixels,
+          affine_planes(shape),
           static_cast<A>(slope_of(shape))};
 }
 

@@ -36,13 +36,14 @@ template <typename T>
 struct Problem {
   using A = Accumulator<T>;
   const InstanceNormShape& shape;
-  const A* weight;  // [C] or nullptr
-  const A* bias;    // [C] or nullptr
+  const A* weight;  // [C] or [N, C], or nullptr
+  const A* bias;    // [C] or [N, C], or nullptr
   int threads;
 
   int64_t planes() const { return shape.batch * shape.channels; }
-  A weight_of(int64_t channel) const { return weight != nullptr ? weight[channel] : A(1); }
-  A bias_of(int64_t channel) const { return bias != nullptr ? bias[channel] : A(0); }
+  // `at`: plane % affine_planes.
+  A weight_at(int64_t at) const { return weight != nullptr ? weight[at] : A(1); }
+  A bias_at(int64_t at) const { return bias != nullptr ? bias[at] : A(0); }
   A slope() const { return static_cast<A>(shape.negative_slope); }
   // channels_last: pixels per piece, enough to make the piece's partial sums a small part of its size, and no more than
   // row_moments takes.
@@ -64,7 +65,7 @@ void forward_planes(const Problem<T>& problem, const InstanceNormForward& args) 
   const auto moments_of = JDM_FOR_CURRENT_LEVEL(span_moments<T>);
   const auto apply = JDM_FOR_CURRENT_LEVEL(apply_span<T>);
   const InstanceNormShape& shape = problem.shape;
-  const int64_t pixels = shape.pixels, spans = (pixels + kSpan - 1) / kSpan;
+  const int64_t pixels = shape.pixels, spans = (pixels + kSpan - 1) / kSpan, affine = affine_planes(shape);
   const T* x = static_cast<const T*>(args.x);
   const T* residual = static_cast<const T*>(args.residual);
   T* y = static_cast<T*>(args.y);
@@ -77,9 +78,9 @@ void forward_planes(const Problem<T>& problem, const InstanceNormForward& args) 
     rstd[plane] = static_cast<A>(moments.rstd(args.eps));
   };
   const auto apply_piece = [&](int64_t plane, int64_t begin, int64_t count) {
-    const int64_t at = plane * pixels + begin, channel = plane % shape.channels;
+    const int64_t at = plane * pixels + begin, affine_at = plane % affine;
     apply(x + at, residual != nullptr ? residual + at : nullptr, y + at, count, mean[plane],
-          rstd[plane] * problem.weight_of(channel), problem.bias_of(channel), shape.activation, problem.slope());
+          rstd[plane] * problem.weight_at(affine_at), problem.bias_at(affine_at), shape.activation, problem.slope());
   };
 
   if (spans == 1 || balanced(problem.planes(), problem.threads)) {
@@ -135,7 +136,7 @@ void backward_planes(const Problem<T>& problem, const InstanceNormBackward& args
   const auto sums_of = JDM_FOR_CURRENT_LEVEL(span_gradient_sums<T>);
   const auto apply = JDM_FOR_CURRENT_LEVEL(apply_span_gradient<T>);
   const InstanceNormShape& shape = problem.shape;
-  const int64_t pixels = shape.pixels, spans = (pixels + kSpan - 1) / kSpan;
+  const int64_t pixels = shape.pixels, spans = (pixels + kSpan - 1) / kSpan, affine = affine_planes(shape);
   const T* dy = static_cast<const T*>(args.dy);
   const T* x = static_cast<const T*>(args.x);
   T* dx = static_cast<T*>(args.dx);
@@ -145,11 +146,12 @@ void backward_planes(const Problem<T>& problem, const InstanceNormBackward& args
   A* d_bias = static_cast<A*>(args.d_bias);
 
   const auto span_size = [&](int64_t span) { return std::min(kSpan, pixels - span * kSpan); };
-  const auto scale_of = [&](int64_t plane) { return rstd[plane] * problem.weight_of(plane % shape.channels); };
+  const auto scale_of = [&](int64_t plane) { return rstd[plane] * problem.weight_at(plane % affine); };
+  const auto shift_of = [&](int64_t plane) { return problem.bias_at(plane % affine); };
   const auto sums_of_span = [&](int64_t plane, int64_t span, A* sum_g, A* sum_gd) {
     const int64_t at = plane * pixels + span * kSpan;
-    sums_of(dy + at, x + at, span_size(span), mean[plane], scale_of(plane), problem.bias_of(plane % shape.channels),
-            shape.activation, problem.slope(), sum_g, sum_gd);
+    sums_of(dy + at, x + at, span_size(span), mean[plane], scale_of(plane), shift_of(plane), shape.activation,
+            problem.slope(), sum_g, sum_gd);
   };
   const auto finish = [&](int64_t plane, double sum_g, double sum_gd) {
     d_bias[plane] = static_cast<A>(sum_g);
@@ -158,8 +160,8 @@ void backward_planes(const Problem<T>& problem, const InstanceNormBackward& args
   };
   const auto apply_piece = [&](int64_t plane, int64_t begin, int64_t count, const GradientTerms<A>& terms) {
     const int64_t at = plane * pixels + begin;
-    apply(dy + at, x + at, dx + at, count, mean[plane], scale_of(plane), problem.bias_of(plane % shape.channels),
-          shape.activation, problem.slope(), terms.offset, terms.tilt);
+    apply(dy + at, x + at, dx + at, count, mean[plane], scale_of(plane), shift_of(plane), shape.activation,
+          problem.slope(), terms.offset, terms.tilt);
   };
 
   if (spans == 1 || balanced(problem.planes(), problem.threads)) {
@@ -234,7 +236,7 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
 
   // sums: mean and m2 [pieces, 2, C]. constants: scale, shift [C].
   const auto sample = [&](int64_t n, int threads, double* sums, A* constants) {
-    const int64_t at = n * pixels * channels;
+    const int64_t at = n * pixels * channels, affine_at = n * channels % affine_planes(shape);
     const T* x = static_cast<const T*>(args.x) + at;
     const T* residual = args.residual != nullptr ? static_cast<const T*>(args.residual) + at : nullptr;
     T* y = static_cast<T*>(args.y) + at;
@@ -262,8 +264,8 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
         for (int64_t c = 0; c < count; ++c) {
           mean[first + c] = static_cast<A>(moments[c].mean);
           rstd[first + c] = static_cast<A>(moments[c].rstd(args.eps));
-          scale[first + c] = rstd[first + c] * problem.weight_of(first + c);
-          shift[first + c] = problem.bias_of(first + c);
+          scale[first + c] = rstd[first + c] * problem.weight_at(affine_at + first + c);
+          shift[first + c] = problem.bias_at(affine_at + first + c);
         }
       }
     });
@@ -291,7 +293,7 @@ void backward_rows(const Problem<T>& problem, const InstanceNormBackward& args) 
 
   // sums: of g and of g * (x - mean) [pieces, 2, C]. constants: scale, shift, offset, tilt [C].
   const auto sample = [&](int64_t n, int threads, A* sums, A* constants) {
-    const int64_t at = n * pixels * channels;
+    const int64_t at = n * pixels * channels, affine_at = n * channels % affine_planes(shape);
     const T* dy = static_cast<const T*>(args.dy) + at;
     const T* x = static_cast<const T*>(args.x) + at;
     T* dx = static_cast<T*>(args.dx) + at;
@@ -304,8 +306,8 @@ void backward_rows(const Problem<T>& problem, const InstanceNormBackward& args) 
     A* offset = shift + channels;
     A* tilt = offset + channels;
     for (int64_t c = 0; c < channels; ++c) {
-      scale[c] = rstd[c] * problem.weight_of(c);
-      shift[c] = problem.bias_of(c);
+      scale[c] = rstd[c] * problem.weight_at(affine_at + c);
+      shift[c] = problem.bias_at(affine_at + c);
     }
 
     parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {

@@ -24,12 +24,14 @@ constexpr Case kCases[] = {
 struct Options {
   Activation activation;
   bool affine, residual;
+  bool per_sample;  // weight and bias are [N, C]
 };
 
 constexpr Options kOptions[] = {
-    {Activation::kNone, false, false},
-    {Activation::kRelu, true, false},
-    {Activation::kLeakyRelu, true, true},
+    {Activation::kNone, false, false, false},
+    {Activation::kRelu, true, false, false},
+    {Activation::kLeakyRelu, true, true, false},
+    {Activation::kLeakyRelu, true, false, true},
 };
 
 constexpr double kSlope = 0.2, kEps = 1e-5;
@@ -60,7 +62,8 @@ Expected compute(const Case& size, const Options& options, bool channels_last, D
   for (auto* per_plane : {&out.mean, &out.rstd, &out.d_weight, &out.d_bias}) per_plane->resize(planes);
   for (auto* per_element : {&out.y, &out.dx}) per_element->resize(planes * pixels);
   for (int64_t plane = 0; plane < planes; ++plane) {
-    const int64_t n = plane / channels, c = plane % channels;
+    const int64_t n = plane / channels, c = plane % channels, affine_at = options.per_sample ? plane : c;
+    const double weight = in.weight[affine_at], bias = in.bias[affine_at];
     const auto at = [&](int64_t p) { return channels_last ? (n * pixels + p) * channels + c : plane * pixels + p; };
     double sum = 0, squares = 0;
     for (int64_t p = 0; p < pixels; ++p) sum += in.x[at(p)];
@@ -68,7 +71,7 @@ Expected compute(const Case& size, const Options& options, bool channels_last, D
     for (int64_t p = 0; p < pixels; ++p) squares += (in.x[at(p)] - mean) * (in.x[at(p)] - mean);
     const double rstd = 1 / std::sqrt(squares / pixels + kEps);
     for (int64_t p = 0; p < pixels; ++p) {
-      const double t = in.weight[c] * (in.x[at(p)] - mean) * rstd + in.bias[c];
+      const double t = weight * (in.x[at(p)] - mean) * rstd + bias;
       out.y[at(p)] = activate(t, options.activation) + (options.residual ? in.residual[at(p)] : 0);
     }
     out.mean[plane] = rounded(mean, sums);
@@ -76,7 +79,7 @@ Expected compute(const Case& size, const Options& options, bool channels_last, D
 
     const auto xhat = [&](int64_t p) { return (in.x[at(p)] - out.mean[plane]) * out.rstd[plane]; };
     const auto gradient = [&](int64_t p) {
-      return in.dy[at(p)] * slope_at(in.weight[c] * xhat(p) + in.bias[c], options.activation);
+      return in.dy[at(p)] * slope_at(weight * xhat(p) + bias, options.activation);
     };
     double& sum_g = out.d_bias[plane];
     double& sum_gx = out.d_weight[plane];
@@ -85,7 +88,7 @@ Expected compute(const Case& size, const Options& options, bool channels_last, D
       sum_gx += gradient(p) * xhat(p);
     }
     for (int64_t p = 0; p < pixels; ++p) {
-      out.dx[at(p)] = in.weight[c] * out.rstd[plane] * (gradient(p) - sum_g / pixels - xhat(p) * sum_gx / pixels);
+      out.dx[at(p)] = weight * out.rstd[plane] * (gradient(p) - sum_g / pixels - xhat(p) * sum_gx / pixels);
     }
   }
   return out;
@@ -93,23 +96,24 @@ Expected compute(const Case& size, const Options& options, bool channels_last, D
 
 void test_one(const Case& size, const Options& options, DType dtype, bool channels_last) {
   const int64_t planes = size.batch * size.channels, count = planes * size.pixels;
-  Report::get().begin_case("N=%ld C=%ld pixels=%ld mean=%g activation=%d affine=%d residual=%d %s %s",
+  Report::get().begin_case("N=%ld C=%ld pixels=%ld mean=%g activation=%d affine=%d residual=%d per_sample=%d %s %s",
                            static_cast<long>(size.batch), static_cast<long>(size.channels),
                            static_cast<long>(size.pixels), size.mean, static_cast<int>(options.activation),
-                           options.affine, options.residual, name(dtype), channels_last ? "channels_last" : "nchw");
+                           options.affine, options.residual, options.per_sample, name(dtype),
+                           channels_last ? "channels_last" : "nchw");
   const DType sums = accumulator(dtype);
+  const InstanceNormShape shape{size.batch, size.channels,      size.pixels, channels_last,
+                                dtype,      options.activation, kSlope,      options.per_sample};
   Random random(static_cast<uint64_t>(count) + 7);
   Inputs in{random.values(count, dtype, size.mean - 2, size.mean + 2), random.values(count, dtype, -1, 1),
-            random.values(count, dtype, -1, 1), std::vector<double>(static_cast<size_t>(size.channels), 1),
-            std::vector<double>(static_cast<size_t>(size.channels), 0)};
+            random.values(count, dtype, -1, 1), std::vector<double>(static_cast<size_t>(affine_planes(shape)), 1),
+            std::vector<double>(static_cast<size_t>(affine_planes(shape)), 0)};
   if (options.affine) {
-    in.weight = random.values(size.channels, sums, 0.5, 1.5);
-    in.bias = random.values(size.channels, sums, -0.5, 0.5);
+    in.weight = random.values(affine_planes(shape), sums, 0.5, 1.5);
+    in.bias = random.values(affine_planes(shape), sums, -0.5, 0.5);
   }
   const Expected expected = compute(size, options, channels_last, sums, in);
 
-  const InstanceNormShape shape{size.batch, size.channels,      size.pixels, channels_last,
-                                dtype,      options.activation, kSlope};
   const Array x("x", dtype, in.x), residual("residual", dtype, in.residual), dy("dy", dtype, in.dy);
   const Array weight("weight", sums, in.weight), bias("bias", sums, in.bias);
   const void* weight_ptr = options.affine ? weight.data() : nullptr;

@@ -3,6 +3,9 @@
 ``jdm_fast::instance_norm`` returns (y, mean, rstd); ``jdm_fast::instance_norm_backward`` recomputes the activation's
 mask from x, mean and rstd, so nothing of the size of x is stored but x itself. The residual's gradient is dy.
 
+Weight and bias are [C], or [N, C]: a scale and a shift of each sample's own, as in a network that is modulated by a
+style (adaptive instance norm). Their gradients have the same shape.
+
 Autocast leaves both alone: x of any floating dtype goes with weight and bias of any floating dtype, sums and statistics
 are float32 (float64 for float64 x), and y has the dtype of x.
 """
@@ -51,8 +54,8 @@ def instance_norm(
     Args:
         x: [N, C, H, W], floating. Contiguous and channels_last tensors are taken as they are, others are copied first.
             Any of N, C, H, W may be 0; H*W may be 1 (then the plane's value is its mean).
-        weight: [C], any floating dtype, or None for 1.
-        bias: [C], any floating dtype, or None for 0.
+        weight: [C], or [N, C] for values of each sample's own; any floating dtype and strides; or None for 1.
+        bias: [C] or [N, C], the same as ``weight``; any floating dtype and strides; or None for 0.
         residual: [N, C, H, W], any floating dtype, or None for 0; added after the activation.
         activation: ``"none"``, ``"relu"`` or ``"leaky_relu"``.
         negative_slope: of ``"leaky_relu"``.
@@ -84,16 +87,18 @@ def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tens
         raise ValueError(f"instance_norm: x must be [N, C, H, W], got {list(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"instance_norm: x must be float32, float16, bfloat16 or float64, got {x.dtype}")
-    for name, vector in (("weight", weight), ("bias", bias)):
-        if vector is None:
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is None:
             continue
-        if vector.dim() != 1 or vector.shape[0] != x.shape[1]:
-            expected = f"[{x.shape[1]}], one value a channel"
-            raise ValueError(f"instance_norm: {name} must be {expected}, got {list(vector.shape)}")
-        if not vector.is_floating_point():
-            raise TypeError(f"instance_norm: {name} must be floating, got {vector.dtype}")
-        if vector.device != x.device:
-            raise ValueError(f"instance_norm: {name} must be on {x.device} like x, got {vector.device}")
+        if parameter.shape != x.shape[1:2] and parameter.shape != x.shape[:2]:
+            expected = f"[{x.shape[1]}], one value a channel, or {list(x.shape[:2])}, one for each sample and channel"
+            raise ValueError(f"instance_norm: {name} must be {expected}, got {list(parameter.shape)}")
+        if not parameter.is_floating_point():
+            raise TypeError(f"instance_norm: {name} must be floating, got {parameter.dtype}")
+        if parameter.device != x.device:
+            raise ValueError(f"instance_norm: {name} must be on {x.device} like x, got {parameter.device}")
+    if weight is not None and bias is not None and bias.shape != weight.shape:
+        raise ValueError(f"instance_norm: bias must be {list(weight.shape)} like weight, got {list(bias.shape)}")
     if residual is not None:
         _check_like(x, residual, "residual")
     if activation not in ACTIVATIONS:
@@ -112,8 +117,20 @@ def _check_like(x: Tensor, other: Tensor, name: str) -> None:
 # ---- plain PyTorch implementations, used for a device that the extension has no kernel for
 
 
-def _per_channel(vector: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if vector is None else vector.to(like.dtype).view(1, -1, 1, 1)
+def _per_plane(parameter: Tensor | None, like: Tensor) -> Tensor | None:
+    """[C] or [N, C] as it goes with [N, C, H, W]."""
+    return None if parameter is None else parameter.to(like.dtype)[..., None, None]
+
+
+def _affine_shape(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> torch.Size:
+    """Of weight, bias and their gradients; [C] if both are None."""
+    given = weight if weight is not None else bias
+    return x.shape[1:2] if given is None else given.shape
+
+
+def _sum_to(shape: torch.Size, value: Tensor) -> Tensor:
+    """``value`` [N, C, H, W] added up to [C] or [N, C]."""
+    return value.sum((0, 2, 3) if len(shape) == 1 else (2, 3))
 
 
 def _normalize(
@@ -141,7 +158,7 @@ def _forward_reference(
     value = x.to(accumulation_dtype(x.dtype))
     var, mean = torch.var_mean(value, dim=(2, 3), correction=0, keepdim=True)
     rstd = torch.rsqrt(var + eps)
-    _, t = _normalize(value, mean, rstd, _per_channel(weight, value), _per_channel(bias, value))
+    _, t = _normalize(value, mean, rstd, _per_plane(weight, value), _per_plane(bias, value))
     y = activate(t, activation, negative_slope)
     if residual is not None:
         y = y + residual.to(y.dtype)
@@ -169,7 +186,7 @@ def _backward_reference(
     _check(x, weight, bias, None, activation)
     _check_like(x, dy, "dy")
     plane = (2, 3)
-    w, b = _per_channel(weight, mean), _per_channel(bias, mean)
+    w, b = _per_plane(weight, mean), _per_plane(bias, mean)
     r = rstd[:, :, None, None]
     xhat, t = _normalize(x, mean[:, :, None, None], r, w, b)
     g = dy.to(t.dtype) * _slope(t, activation, negative_slope)
@@ -177,7 +194,8 @@ def _backward_reference(
     dx = r * (g - g.mean(plane, keepdim=True) - xhat * gx.mean(plane, keepdim=True))
     if w is not None:
         dx = dx * w
-    return dx.to(x.dtype, memory_format=suggest_memory_format(x)), gx.sum((0, 2, 3)), g.sum((0, 2, 3))
+    d_weight, d_bias = (_sum_to(_affine_shape(x, weight, bias), sums) for sums in (gx, g))
+    return dx.to(x.dtype, memory_format=suggest_memory_format(x)), d_weight, d_bias
 
 
 _library.register_reference("instance_norm", _forward_reference)
@@ -217,7 +235,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weight, bias, None, activation)
     _check_like(x, dy, "dy")
-    d_weight = x.new_empty(x.shape[1], dtype=accumulation_dtype(x.dtype))
+    d_weight = x.new_empty(_affine_shape(x, weight, bias), dtype=accumulation_dtype(x.dtype))
     dx = torch.empty_like(x, memory_format=suggest_memory_format(x))
     return dx, d_weight, torch.empty_like(d_weight)
 
@@ -304,10 +322,10 @@ def _backward_derivative(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor
         return value.new_zeros(shape) if t is None else t.to(value.dtype)
 
     u = or_zero(u, value.shape)
-    p, q = (or_zero(t, (x.shape[1],)).view(1, -1, 1, 1) for t in (p, q))
+    p, q = (or_zero(t, _affine_shape(x, weight, bias))[..., None, None] for t in (p, q))
     mu = mean(value)
     rstd = torch.rsqrt(mean((value - mu) ** 2) + eps)
-    w, b = _per_channel(weight, value), _per_channel(bias, value)
+    w, b = _per_plane(weight, value), _per_plane(bias, value)
     xhat, t = _normalize(value, mu, rstd, w, b)
     slope = _slope(t.detach(), activation, negative_slope)
     g = dy.to(value.dtype) * slope
@@ -321,7 +339,7 @@ def _backward_derivative(ctx: Any, u: Tensor | None, p: Tensor | None, q: Tensor
     dx = rstd * (k - mean(k) - xhat * mean(k * xhat)) - w * inner * rstd**2 * xhat
     d_weight = None
     if weight is not None:
-        d_weight = (rstd * inner).sum((0, 2, 3)).mul(x.shape[2] * x.shape[3]).to(weight.dtype)
+        d_weight = _sum_to(weight.shape, rstd * inner).mul(x.shape[2] * x.shape[3]).to(weight.dtype)
     return d_dy.to(dy.dtype), dx.to(x.dtype), None, None, d_weight, None, None, None, None
 
 

@@ -37,14 +37,17 @@ def instance_norm(
     negative_slope: float = 0.01,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``act((x - mean) / sqrt(var + eps) * weight + bias) + residual`` over each plane of ``x`` [N, C, H, W]."""
+    """``act((x - mean) / sqrt(var + eps) * weight + bias) + residual`` over each plane of ``x`` [N, C, H, W].
+
+    ``weight`` and ``bias``: [C], or [N, C] for a scale and a shift of each sample's own.
+    """
     value = x.to(accumulation_dtype(x.dtype))
     var, mean = torch.var_mean(value, dim=(2, 3), correction=0, keepdim=True)
     t = (value - mean) * torch.rsqrt(var + eps)
     if weight is not None:
-        t = t * weight.to(t.dtype).view(1, -1, 1, 1)
+        t = t * weight.to(t.dtype)[..., None, None]
     if bias is not None:
-        t = t + bias.to(t.dtype).view(1, -1, 1, 1)
+        t = t + bias.to(t.dtype)[..., None, None]
     y = activate(t, activation, negative_slope)
     if residual is not None:
         y = y + residual.to(t.dtype)

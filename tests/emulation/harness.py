@@ -110,6 +110,7 @@ class NormShape(ctypes.Structure):
         ("dtype", ctypes.c_int),
         ("activation", ctypes.c_int),
         ("negative_slope", ctypes.c_double),
+        ("affine_per_sample", ctypes.c_bool),
     ]
 
 
@@ -188,6 +189,16 @@ def from_memory_order(stored: Tensor, channels_last: bool) -> Tensor:
     return stored.permute(0, 3, 1, 2) if channels_last else stored
 
 
+def norm_shape(
+    x: Tensor, affine: Sequence[Tensor | None], channels_last: bool, activation: str, negative_slope: float
+) -> NormShape:
+    """For x [N, C, H, W] and ``affine``, weight and bias: [C] or [N, C]."""
+    n, c, h, w = x.shape
+    per_sample = any(parameter is not None and parameter.dim() == 2 for parameter in affine)
+    types = DTYPES.index(x.dtype), ACTIVATIONS.index(activation)
+    return NormShape(n, c, h * w, channels_last, *types, negative_slope, per_sample)
+
+
 class EmulatedGpu:
     """The launchers of a library that :func:`build` made."""
 
@@ -243,10 +254,8 @@ class EmulatedGpu:
 
         ``offsets``: elements by which x, y and residual miss a 256-byte boundary; ``parameter_offset``: weight, bias.
         """
-        n, c, h, w = x.shape
-        shape = NormShape(
-            n, c, h * w, channels_last, DTYPES.index(x.dtype), ACTIVATIONS.index(activation), negative_slope
-        )
+        shape = norm_shape(x, (weight, bias), channels_last, activation, negative_slope)
+        n, c = x.shape[:2]
         a = accumulation_dtype(x.dtype)
         stored = Guarded.of(in_memory_order(x, channels_last), offsets[0])
         y = Guarded(stored.tensor.shape, x.dtype, offsets[1])
@@ -284,10 +293,8 @@ class EmulatedGpu:
         offsets: Sequence[int] = (0, 0, 0),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(dx, d_weight [N, C], d_bias [N, C]). ``offsets``: of x, dy and dx."""
-        n, c, h, w = x.shape
-        shape = NormShape(
-            n, c, h * w, channels_last, DTYPES.index(x.dtype), ACTIVATIONS.index(activation), negative_slope
-        )
+        shape = norm_shape(x, (weight, bias), channels_last, activation, negative_slope)
+        n, c = x.shape[:2]
         a = accumulation_dtype(x.dtype)
         stored = Guarded.of(in_memory_order(x, channels_last), offsets[0])
         gradient = Guarded.of(in_memory_order(dy, channels_last), offsets[1])

@@ -87,7 +87,7 @@ void instance_norm(const InstanceNormShape& shape, int multiprocessors, int shif
   const int64_t planes = shape.batch * shape.channels, count = planes * shape.pixels;
   const DType a = accumulator(shape.dtype);
   Memory x(count, shape.dtype, shift), residual(count, shape.dtype, shift), y(count, shape.dtype, shift_y);
-  Memory weight(shape.channels, a), bias(shape.channels, a), mean(planes, a), rstd(planes, a);
+  Memory weight(affine_planes(shape), a), bias(affine_planes(shape), a), mean(planes, a), rstd(planes, a);
   x.fill(), residual.fill(), weight.fill(), bias.fill();
   const Workspace forward(instance_norm_workspace_cuda(shape, false, multiprocessors));
   instance_norm_forward_cuda(
@@ -148,15 +148,18 @@ int main() {
     cuda_emulation::set_order(order, 3);
     for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64}) {
       for (const bool channels_last : {false, true}) {
-        const auto norm = [&](int64_t n, int64_t c, int64_t pixels, int multiprocessors, int shift, int shift_y) {
-          instance_norm({n, c, pixels, channels_last, dtype, Activation::kLeakyRelu, 0.2}, multiprocessors, shift,
-                        shift_y);
+        const auto norm = [&](int64_t n, int64_t c, int64_t pixels, int multiprocessors, int shift, int shift_y,
+                              bool per_sample = false) {
+          instance_norm({n, c, pixels, channels_last, dtype, Activation::kLeakyRelu, 0.2, per_sample}, multiprocessors,
+                        shift, shift_y);
         };
         norm(1, 1, 1, 4, 0, 0);
-        norm(2, 3, 49, 1, 1, 1);    // loose ends on both sides of every plane
-        norm(1, 5, 341, 1, 0, 1);   // tensors that lie differently: no vectors
-        norm(1, 16, 640, 2, 0, 0);  // vectors of channels; split over blocks when channels_last
-        norm(1, 8, 1105, 1, 0, 0);  // a block a plane; odd rows
+        norm(2, 3, 49, 1, 1, 1);          // loose ends on both sides of every plane
+        norm(1, 5, 341, 1, 0, 1);         // tensors that lie differently: no vectors
+        norm(1, 16, 640, 2, 0, 0);        // vectors of channels; split over blocks when channels_last
+        norm(1, 8, 1105, 1, 0, 0);        // a block a plane; odd rows
+        norm(3, 5, 49, 1, 0, 0, true);    // weights of each sample
+        norm(2, 16, 640, 2, 0, 0, true);  // the same, by vectors of channels and split
         if (order == cuda_emulation::Order::kForward && !channels_last) {
           norm(1, 1, 33 * 521, 4, 3, 3);  // too large for registers (backward, and forward in float32): split
           norm(9, 1, 33 * 521, 1, 3, 3);  // the same, streamed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -51,12 +51,14 @@ CASES = [
 ]
 
 
-def inputs(shape: tuple[int, ...], dtype: torch.dtype, mean: float = 0.5) -> dict[str, Tensor]:
-    channels = shape[1]
+def inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, mean: float = 0.5, per_sample: bool = False
+) -> dict[str, Tensor]:
+    affine_shape = shape[:2] if per_sample else shape[1:2]
     return {
         "x": (torch.randn(shape, dtype=torch.float64) * 2 + mean).to(dtype),
-        "weight": torch.randn(channels, dtype=torch.float64).to(reference.accumulation_dtype(dtype)),
-        "bias": torch.randn(channels, dtype=torch.float64).to(reference.accumulation_dtype(dtype)),
+        "weight": torch.randn(affine_shape, dtype=torch.float64).to(reference.accumulation_dtype(dtype)),
+        "bias": torch.randn(affine_shape, dtype=torch.float64).to(reference.accumulation_dtype(dtype)),
         "residual": torch.randn(shape, dtype=torch.float64).to(dtype),
     }
 
@@ -66,6 +68,7 @@ def check(
 ) -> None:
     """Values and gradients in every order, against float64; at most twice the error of PyTorch in the same dtype."""
     x, dtype = tensors["x"], tensors["x"].dtype
+    affine_shape = next((tensors[name].shape for name in ("weight", "bias") if tensors[name] is not None), x.shape[1:2])
     act = {"activation": activation, "negative_slope": negative_slope}
     plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
     y, mean, rstd = in_every_order(gpu, lambda: gpu.instance_norm(**tensors, **act, **plan))
@@ -74,7 +77,7 @@ def check(
         values = dict(tensors)
         for name, neutral in (("weight", 1.0), ("bias", 0.0)):  # left out: the same function, and there is a gradient
             if values[name] is None:
-                values[name] = torch.full((x.shape[1],), neutral, dtype=reference.accumulation_dtype(dtype))
+                values[name] = torch.full(affine_shape, neutral, dtype=reference.accumulation_dtype(dtype))
         return {
             name: None if value is None else value.to(as_dtype or value.dtype).clone().requires_grad_()
             for name, value in values.items()
@@ -100,9 +103,11 @@ def check(
     baseline_y.backward(dy)
     assert_accurate("dx", dx, exact["x"].grad, baseline["x"].grad)
     # The exact sums may cancel: compare on the scale of what is added up.
-    scale = dy.double().abs().sum(dim=(0, 2, 3)).clamp(min=1)
+    per_sample = exact["weight"].dim() == 2
+    scale = dy.double().abs().sum(dim=(2, 3) if per_sample else (0, 2, 3)).clamp(min=1)
     for name, value in (("weight", d_weight), ("bias", d_bias)):
-        error, allowed = ((g.double() - exact[name].grad) / scale for g in (value.sum(0), baseline[name].grad))
+        ours = value if per_sample else value.sum(0)
+        error, allowed = ((g.double() - exact[name].grad) / scale for g in (ours, baseline[name].grad))
         floor = 1e-13 if dtype == torch.float64 else 1e-5
         assert error.abs().max() <= 2 * allowed.abs().max() + floor, f"d_{name}: {error.abs().max():.3g}"
 
@@ -111,6 +116,15 @@ def check(
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(emulated_gpu: EmulatedGpu, case: Case, dtype: torch.dtype) -> None:
     check(emulated_gpu, case, inputs(case.shape, dtype), "leaky_relu")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_weights_of_each_sample(emulated_gpu: EmulatedGpu, case: Case) -> None:
+    """By the same kernels, with a second sample where the case has one."""
+    several = replace(case, shape=(max(2, case.shape[0]), *case.shape[1:]))
+    for missing in ("", "weight", "bias") if case.why in {"128 threads a plane", "whole tiles"} else ("",):
+        tensors = inputs(several.shape, torch.float32, per_sample=True)
+        check(emulated_gpu, several, {**tensors, **dict.fromkeys(missing.split())}, "leaky_relu")
 
 
 @pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu"])

@@ -24,11 +24,12 @@ SHAPES = [
     (2, 0, 4, 4),  # no channels
     (2, 3, 0, 4),  # no pixels
 ]
-OPTIONS = [  # activation, affine, residual
-    ("none", False, False),
-    ("relu", True, False),
-    ("relu", False, True),
-    ("leaky_relu", True, True),
+OPTIONS = [  # activation, shape of weight and bias, residual
+    ("none", None, False),
+    ("relu", "C", False),
+    ("relu", None, True),
+    ("leaky_relu", "C", True),
+    ("leaky_relu", "NC", True),
 ]
 SLOPE = 0.2
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -40,18 +41,22 @@ def make_inputs(
     dtype: torch.dtype,
     layout: torch.memory_format = torch.contiguous_format,
     *,
-    affine: bool = True,
+    affine: str | None = "C",
     residual: bool = True,
     mean: float = 0.5,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor | None]:
-    """x, weight, bias, residual: normal values; weight and bias in the accumulation type, as a network has them."""
+    """x, weight, bias, residual: normal values; weight and bias in the accumulation type, as a network has them.
+
+    ``affine``: "C" for one weight and bias a channel, "NC" for one for each sample and channel, None for none.
+    """
     generator = torch.Generator().manual_seed(sum(shape) + 1)
     normal = lambda *size: torch.randn(size, generator=generator, dtype=torch.float64)  # noqa: E731
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     x = (mean + normal(*shape)).to(device, dtype).contiguous(memory_format=layout)
     other = normal(*shape).to(device, dtype).contiguous(memory_format=layout)
-    weight, bias = 1 + 0.5 * normal(shape[1]), 0.5 * normal(shape[1])
+    affine_shape = shape[:2] if affine == "NC" else shape[1:2]
+    weight, bias = 1 + 0.5 * normal(*affine_shape), 0.5 * normal(*affine_shape)
     return {
         "x": x,
         "weight": weight.to(device, sums) if affine else None,
@@ -66,11 +71,13 @@ def to_double(inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
 
 def eager(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, activation: str) -> Tensor:
     """What a user would write without this package, in the dtype of x."""
+    weight, bias = (None if p is None else p.to(x.dtype) for p in (weight, bias))
     if x.shape[2] * x.shape[3] == 1:  # F.instance_norm refuses a single pixel in training mode
-        y = torch.zeros_like(x) if weight is None else torch.zeros_like(x) + bias.to(x.dtype).view(1, -1, 1, 1)
+        y = torch.zeros_like(x) if weight is None else torch.zeros_like(x) + bias[..., None, None]
+    elif weight is not None and weight.dim() == 2:
+        y = F.instance_norm(x) * weight[..., None, None] + bias[..., None, None]
     else:
-        vectors = (None if v is None else v.to(x.dtype) for v in (weight, bias))
-        y = F.instance_norm(x, None, None, *vectors)
+        y = F.instance_norm(x, None, None, weight, bias)
     y = {"none": lambda t: t, "relu": F.relu, "leaky_relu": lambda t: F.leaky_relu(t, SLOPE)}[activation](y)
     return y if residual is None else y + residual
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -53,7 +54,7 @@ def test_values(
         assert y.numel() == 0 or y.stride() == inputs["x"].stride()
         exact = exact_value(inputs, activation)
         baseline = eager(**inputs, activation=activation) if y.numel() else exact
-        assert_accurate(f"y, {activation}", y, exact, baseline)
+        assert_accurate(f"y, {activation}, {affine}", y, exact, baseline)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -96,8 +97,8 @@ def test_gradients(
         several_pixels = inputs["x"].numel() > 0 and shape[2] * shape[3] > 1
         baseline = gradients(own, inputs, dy) if several_pixels else exact
         for name, gradient in ours.items():
-            assert gradient.dtype == inputs[name].dtype
-            assert_accurate(f"d_{name}, {activation}", gradient, exact[name], baseline[name])
+            assert gradient.dtype == inputs[name].dtype and gradient.shape == inputs[name].shape
+            assert_accurate(f"d_{name}, {activation}, {affine}", gradient, exact[name], baseline[name])
         assert dy.numel() == 0 or ours["x"].stride() == inputs["x"].stride()
 
 
@@ -117,7 +118,7 @@ def test_large_mean(layout: torch.memory_format, mean: float, device: torch.devi
 @layouts
 def test_outlier(layout: torch.memory_format, device: torch.device) -> None:
     """A first pixel far off the others: sums shifted by it must not cancel."""
-    inputs = make_inputs((1, 16, 64, 64), torch.float32, layout, affine=False, residual=False, mean=0.0, device=device)
+    inputs = make_inputs((1, 16, 64, 64), torch.float32, layout, affine=None, residual=False, mean=0.0, device=device)
     inputs["x"][:, :, 0, 0] = 1e3
     torch.testing.assert_close(run(inputs, "none").double(), exact_value(inputs, "none"), rtol=2e-5, atol=2e-5)
 
@@ -177,11 +178,64 @@ def test_strided_inputs(device: torch.device) -> None:
     assert mixed.is_contiguous(memory_format=torch.channels_last)
 
 
+@layouts
+def test_values_of_each_sample_are_the_values_of_the_sample_alone(
+    layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    """To the bit, and so are the same values repeated for every sample."""
+    for shape in ((3, 5, 6, 7), (2, 64, 17, 19), (4, 3, 70, 70)):
+        inputs = make_inputs(shape, dtype, layout, affine="NC")
+        dy = torch.randn_like(inputs["x"])
+
+        def results(dy: Tensor, **tensors: Tensor) -> list[Tensor]:
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+            y = run(leaves, "relu")
+            return [y.detach(), *torch.autograd.grad(y, list(leaves.values()), dy)]
+
+        together = results(dy, **inputs)
+        for n in range(shape[0]):
+            one = {
+                name: tensor[n : n + 1].contiguous(memory_format=layout) if tensor.dim() == 4 else tensor[n]
+                for name, tensor in inputs.items()
+            }
+            alone = results(dy[n : n + 1].contiguous(memory_format=layout), **one)
+            assert all(torch.equal(a[n], b.view_as(a[n])) for a, b in zip(together, alone, strict=True)), (shape, n)
+
+        shared = inputs | {name: inputs[name][0] for name in ("weight", "bias")}
+        repeated = inputs | {name: inputs[name][:1].expand(shape[:2]) for name in ("weight", "bias")}
+        y, dx, d_weight, d_bias, _ = results(dy, **shared)
+        y_n, dx_n, d_weight_n, d_bias_n, _ = results(dy, **repeated)
+        assert torch.equal(y, y_n) and torch.equal(dx, dx_n)
+        assert torch.equal(d_weight, d_weight_n.sum(0)) and torch.equal(d_bias, d_bias_n.sum(0))
+
+
+@layouts
+def test_weights_of_any_stride(layout: torch.memory_format, device: torch.device) -> None:
+    """Scale and shift as halves of one linear layer's output, transposed, expanded, and misaligned."""
+    n, c = 3, 8
+    x = torch.randn(n, c, 6, 5, device=device).contiguous(memory_format=layout)
+    style = torch.randn(n, 2 * c, device=device)
+    flat = torch.randn(1 + n * c, device=device)
+    pairs = {
+        "halves": style.chunk(2, dim=1),
+        "interleaved": (style[:, ::2], style[:, 1::2]),
+        "transposed": (flat[1:].view(c, n).T, flat[:-1].view(c, n).T),
+        "expanded": (flat[:n, None].expand(n, c), flat[:c].expand(n, c)),
+        "misaligned": (flat[1:].view(n, c), flat[1:].view(n, c)),
+        "channels, strided": (flat[: 2 * c : 2], flat[1 : 1 + 2 * c : 2]),
+    }
+    for name, (weight, bias) in pairs.items():
+        y = ops.instance_norm(x, weight, bias, activation="relu")
+        copies = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (weight, bias))
+        assert torch.equal(y, ops.instance_norm(x, *copies, activation="relu")), name
+        torch.testing.assert_close(y, ops.reference.instance_norm(x, weight, bias, activation="relu"), msg=name)
+
+
 def test_mixed_dtypes(device: torch.device, assert_accurate: Callable) -> None:
     floating = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     for dtype in floating:
-        for vector_dtype in floating:
-            inputs = make_inputs((2, 4, 6, 5), dtype, device=device)
+        for vector_dtype, affine in itertools.product(floating, ("C", "NC")):
+            inputs = make_inputs((2, 4, 6, 5), dtype, affine=affine, device=device)
             inputs["weight"], inputs["bias"] = (inputs[name].to(vector_dtype) for name in ("weight", "bias"))
             inputs["residual"] = inputs["residual"].to(vector_dtype)
             for tensor in inputs.values():
@@ -190,7 +244,7 @@ def test_mixed_dtypes(device: torch.device, assert_accurate: Callable) -> None:
             assert y.dtype == dtype
             rounded = inputs | {"residual": inputs["residual"].to(dtype)}
             exact = exact_value(rounded, "relu")
-            assert_accurate(f"{dtype}, {vector_dtype}", y, exact, exact)
+            assert_accurate(f"{dtype}, {vector_dtype}, {affine}", y, exact, exact)
             y.sum().backward()
             assert all(tensor.grad.dtype == tensor.dtype for tensor in inputs.values())
 
@@ -209,7 +263,7 @@ def test_autocast_keeps_the_dtype_of_x() -> None:
 @layouts
 @pytest.mark.parametrize("shape", [(1, 3, 150, 150), (3, 64, 64, 64), (1, 130, 63, 65), (16, 5, 40, 41)], ids=str)
 def test_threads_do_not_change_a_bit(shape: tuple[int, ...], layout: torch.memory_format, threads: Callable) -> None:
-    inputs = make_inputs(shape, torch.float32, layout)
+    inputs = make_inputs(shape, torch.float32, layout, affine="NC")
     leaves = [tensor.requires_grad_() for tensor in inputs.values()]
     results = []
     for count in (1, 2, 5):
@@ -283,11 +337,24 @@ def test_one_openmp_runtime() -> None:
 # ---- bad arguments
 
 X = torch.zeros(2, 4, 3, 3)
+AFFINE = r"\[4\], one value a channel, or \[2, 4\], one for each sample and channel"
 BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": X[0]}, ValueError, r"x must be \[N, C, H, W\], got \[4, 3, 3\]"),
     ({"x": X.int()}, TypeError, "x must be float32, float16, bfloat16 or float64, got"),
-    ({"weight": torch.ones(3)}, ValueError, r"weight must be \[4\], one value a channel, got \[3\]"),
-    ({"bias": torch.ones(4, 1)}, ValueError, r"bias must be \[4\], one value a channel, got \[4, 1\]"),
+    ({"weight": torch.ones(3)}, ValueError, rf"weight must be {AFFINE}, got \[3\]"),
+    ({"bias": torch.ones(4, 1)}, ValueError, rf"bias must be {AFFINE}, got \[4, 1\]"),
+    ({"weight": torch.ones(1, 4)}, ValueError, rf"weight must be {AFFINE}, got \[1, 4\]"),
+    ({"bias": torch.ones(2, 4, 1)}, ValueError, rf"bias must be {AFFINE}, got \[2, 4, 1\]"),
+    (
+        {"weight": torch.ones(2, 4), "bias": torch.ones(4)},
+        ValueError,
+        r"bias must be \[2, 4\] like weight, got \[4\]",
+    ),
+    (
+        {"weight": torch.ones(4), "bias": torch.ones(2, 4)},
+        ValueError,
+        r"bias must be \[4\] like weight, got \[2, 4\]",
+    ),
     ({"bias": torch.ones(4, dtype=torch.int64)}, TypeError, "bias must be float"),
     ({"weight": torch.ones(4, device="meta")}, ValueError, "weight must be on cpu like x, got meta"),
     ({"residual": X[:1]}, ValueError, r"residual must be \[2, 4, 3, 3\] like x, got \[1, 4, 3, 3\]"),

@@ -19,10 +19,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:var_mean:UserWarning")
 # ---- derivatives
 
 
+@pytest.mark.parametrize("affine", ["C", "NC"])
 @pytest.mark.parametrize("activation", module.ACTIVATIONS)
-def test_gradcheck_first_and_second_order(activation: str) -> None:
+def test_gradcheck_first_and_second_order(activation: str, affine: str) -> None:
     for layout in LAYOUTS.values():
-        inputs = make_inputs((2, 3, 4, 3), torch.float64, layout)
+        inputs = make_inputs((2, 3, 4, 3), torch.float64, layout, affine=affine)
         tensors = tuple(tensor.requires_grad_() for tensor in inputs.values())
 
         def function(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
@@ -48,11 +49,12 @@ def test_third_order() -> None:
     assert torch.autograd.gradcheck(second, (x,))
 
 
-def test_gradient_penalty_equals_plain_pytorch() -> None:
+@pytest.mark.parametrize("affine", ["C", "NC"])
+def test_gradient_penalty_equals_plain_pytorch(affine: str) -> None:
     """A Wasserstein critic with this norm in it: the gradient of a gradient, in float32 and channels_last."""
     results = []
     for function in (ops.instance_norm, ops.reference.instance_norm):
-        inputs = make_inputs((2, 8, 9, 7), torch.float32, torch.channels_last, residual=False)
+        inputs = make_inputs((2, 8, 9, 7), torch.float32, torch.channels_last, affine=affine, residual=False)
         x, weight = inputs["x"].requires_grad_(), inputs["weight"].requires_grad_()
         y = function(x, weight, inputs["bias"], activation="leaky_relu")
         (gradient,) = torch.autograd.grad((y * y.detach().cos()).sum(), x, create_graph=True)
@@ -72,8 +74,9 @@ def test_incoming_gradients_of_any_stride(device: torch.device) -> None:
         assert torch.equal(ours, expected)
 
 
-def test_only_what_is_asked_for() -> None:
-    inputs = make_inputs((2, 4, 5, 5), torch.float32)
+@pytest.mark.parametrize("affine", ["C", "NC"])
+def test_only_what_is_asked_for(affine: str) -> None:
+    inputs = make_inputs((2, 4, 5, 5), torch.float32, affine=affine)
     for name in inputs:
         leaves = {key: tensor.detach().requires_grad_(key == name) for key, tensor in inputs.items()}
         run(leaves, "relu").sum().backward()
@@ -111,27 +114,41 @@ def test_fallback_agrees_with_the_kernel(layout: torch.memory_format) -> None:
 def test_opcheck(layout: torch.memory_format) -> None:
     forward, backward = torch.ops.jdm_fast.instance_norm.default, torch.ops.jdm_fast.instance_norm_backward.default
     options = ("leaky_relu", SLOPE, 1e-5)
-    for shape, dtype in (((2, 3, 5, 4), torch.float32), ((1, 1, 4, 4), torch.bfloat16), ((0, 3, 4, 4), torch.float32)):
-        x, weight, bias, residual = make_inputs(shape, dtype, layout).values()
+    for shape, dtype, affine in (
+        ((2, 3, 5, 4), torch.float32, "C"),
+        ((1, 1, 4, 4), torch.bfloat16, "C"),
+        ((0, 3, 4, 4), torch.float32, "C"),
+        ((2, 3, 5, 4), torch.float32, "NC"),
+        ((1, 3, 4, 4), torch.bfloat16, "NC"),
+        ((0, 3, 4, 4), torch.float32, "NC"),
+    ):
+        x, weight, bias, residual = make_inputs(shape, dtype, layout, affine=affine).values()
         y, mean, rstd = forward(x, weight, bias, residual, *options)
         x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), residual.requires_grad_()
         torch.library.opcheck(forward, (x, weight, bias, residual, *options))
         torch.library.opcheck(backward, (y, x, mean, rstd, weight, bias, *options))
     torch.library.opcheck(forward, (x, None, None, None, *options))
+    x, weight, bias, _ = make_inputs((2, 3, 5, 4), torch.float32, layout, affine="NC").values()
+    y, mean, rstd = forward(x, None, bias, None, *options)
+    for w, b in ((None, bias), (weight, None)):  # one alone says what shape the gradients have
+        torch.library.opcheck(backward, (y, x, mean, rstd, w, b, *options))
+        _, d_weight, d_bias = backward(y, x, mean, rstd, w, b, *options)
+        assert d_weight.shape == d_bias.shape == (2, 3)
 
 
 def test_compile_fullgraph_forward_and_backward() -> None:
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager_decomp_partition")
 
-    def block(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def block(x: Tensor, weight: Tensor, bias: Tensor, style: Tensor) -> Tensor:
         y = ops.instance_norm(x * 2, weight, bias, residual=x, activation="relu")
+        y = ops.instance_norm(y, *style.chunk(2, dim=1), activation="relu")
         return ops.instance_norm(y, activation="leaky_relu").sin()
 
     torch._dynamo.reset()
     compiled = torch.compile(block, fullgraph=True, dynamic=False, backend=counter)
     for seed in range(3):
         torch.manual_seed(seed)
-        inputs = [torch.randn(2, 6, 8, 9), torch.randn(6), torch.randn(6)]
+        inputs = [torch.randn(2, 6, 8, 9), torch.randn(6), torch.randn(6), torch.randn(2, 12)]
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
         results = []
         for function in (block, compiled):
@@ -146,9 +163,12 @@ def test_compile_fullgraph_forward_and_backward() -> None:
 
 def test_compile_dynamic_shapes() -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(
-        lambda x: ops.instance_norm(x, activation="relu"), fullgraph=True, dynamic=True, backend="aot_eager"
-    )
-    for size in (5, 8, 11):
-        x = torch.randn(2, 3, size, size + 1, requires_grad=True)
-        torch.testing.assert_close(compiled(x), ops.instance_norm(x, activation="relu"))
+
+    def block(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return ops.instance_norm(ops.instance_norm(x, activation="relu"), scale, shift)
+
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch, size in ((2, 5), (3, 8), (4, 11)):
+        x = torch.randn(batch, 3, size, size + 1, requires_grad=True)
+        scale, shift = torch.randn(2, batch, 3, requires_grad=True)
+        torch.testing.assert_close(compiled(x, scale, shift), block(x, scale, shift))

@@ -101,7 +101,9 @@ __device__ __forceinline__ void load_row(const A* row, A (&value)[kVector]) {
 template <int kVector, typename Args, typename A>
 __device__ __forceinline__ void make_channels(const Args& args, const Tile<kVector>& tile, const A (&mean)[kVector],
                                               const A (&rstd)[kVector], Channel<A> (&channel)[kVector]) {
-  const int64_t first = tile.first_channel + tile.channel;
+  // Of the sample's first plane, modulo affine_planes; the operator would make registers spill.
+  const int64_t sample_at = args.affine_planes == args.channels ? 0 : tile.sample * args.channels;
+  const int64_t first = sample_at + tile.first_channel + tile.channel;
   A weight[kVector], bias[kVector] = {};
 #pragma unroll
   for (int e = 0; e < kVector; ++e) weight[e] = A(1);

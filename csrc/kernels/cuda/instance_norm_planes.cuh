@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
     args.rstd[plane] = rstd;
   }
 
-  const Channel<A> channel = make_channel(args, plane % args.channels, mean, rstd);
+  const Channel<A> channel = make_channel(args, plane % args.affine_planes, mean, rstd);
   const T* const residual = args.residual != nullptr ? args.residual + plane * args.pixels : nullptr;
   T* const y = args.y + plane * args.pixels;
 #pragma unroll
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
     args.mean[part.plane] = moments.mean;
     args.rstd[part.plane] = rstd;
   }
-  const Channel<A> channel = make_channel(args, part.plane % args.channels, moments.mean, rstd);
+  const Channel<A> channel = make_channel(args, part.plane % args.affine_planes, moments.mean, rstd);
   const A slope = args.slope;
   span_apply<kVector>(args.x + start, args.residual != nullptr ? args.residual + start : nullptr, args.y + start,
                       part.count, [=](A x, A residual) { return forward_value(channel, slope, x) + residual; });
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
     loose_dy = load_one(dy + span.loose_offset(thread));
   }
   const A rstd = args.rstd[plane];
-  const Channel<A> channel = make_channel(args, plane % args.channels, args.mean[plane], rstd);
+  const Channel<A> channel = make_channel(args, plane % args.affine_planes, args.mean[plane], rstd);
 
   Sums<A> sums{};
 #pragma unroll
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   const PlanePart<kSplit> part(args.pixels, splits, chunk);
   const int64_t start = part.plane * args.pixels + part.begin;
   const A rstd = args.rstd[part.plane];
-  const Channel<A> channel = make_channel(args, part.plane % args.channels, args.mean[part.plane], rstd);
+  const Channel<A> channel = make_channel(args, part.plane % args.affine_planes, args.mean[part.plane], rstd);
   const A slope = args.slope;
   Sums<A> sums;
   if constexpr (kSplit) {
@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
   const PlanePart<false> part(args.pixels, splits, chunk);
   const int64_t start = part.plane * args.pixels + part.begin;
   const Channel<A> channel =
-      make_channel(args, part.plane % args.channels, args.mean[part.plane], args.rstd[part.plane]);
+      make_channel(args, part.plane % args.affine_planes, args.mean[part.plane], args.rstd[part.plane]);
   const Sums<A> sums = group_merge<kStreamThreads>(
       span_gradient_sums<kVector>(args.x + start, args.dy + start, part.count, channel, args.slope));
   if (threadIdx.x == 0) partials[blockIdx.x] = sums;
