@@ -22,6 +22,7 @@ from jdm_fast.training import TrainConfig
 from jdm_fast.training.data import open_data
 from jdm_fast.training.distributed import Processes
 from jdm_fast.training.engines import make_engine
+from jdm_fast.training.needs import Needs
 from jdm_fast.training.precision import choose_precision
 
 _USAGE = """usage: jdm-fast bench data (--data.root ROOT | --data.x DIR --data.y DIR) [OPTIONS]
@@ -52,12 +53,13 @@ def _data(arguments: Sequence[str], console: Console) -> int:
         return 0
     own, rest = _own_options(arguments)
     _, default = PRESETS[own.method]
-    name = own.method.split("-")[0]
-    config_class, prog = METHODS[name].config_class, f"jdm-fast bench data --method {own.method}"
-    config = tyro.cli(TrainConfig[config_class], default=default(), args=rest, prog=prog)
+    settings, prog = default(), f"jdm-fast bench data --method {own.method}"
+    config_class = type(settings.method)
+    config = tyro.cli(TrainConfig[config_class], default=settings, args=rest, prog=prog)
+    method_class = next(spec.method_class for spec in METHODS.values() if spec.config_class is config_class)
     on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
-    _report(_measure(config, METHODS[name].method_class, device, own, console), config, own.method, device, console)
+    _report(_measure(config, method_class, device, own, console), config, own.method, device, console)
     return 0
 
 
@@ -69,10 +71,12 @@ def _measure(
         method = method_class(config.method)
         loader = open_data(
             replace(config, sample_every=0, eval_every=0, accumulate=1),
-            method.domains,
+            Needs.of(method),
             processes=Processes(device),
             warn=lambda text: console.print(text, style="yellow", markup=False),
         ).loader
+        if loader.size is None:
+            raise UserError("the data are vectors alone: there are no pictures to load")
         method.check_size(*loader.size)
         method.to(device).train()
         engine, _ = make_engine(
@@ -82,6 +86,7 @@ def _measure(
             betas=(config.beta1, config.beta2),
             pool_size=config.pool_size,
             ema_decay=config.ema_decay,
+            critic_steps=config.critic_steps,
             seed=config.seed,
             precision=choose_precision(config.precision, device),
             device=device,

@@ -6,7 +6,7 @@ Nothing here knows of training: what is needed is a function that translates and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 
 import torch
@@ -26,6 +26,7 @@ def score_held_out(
     *,
     colours: Mapping[str, Sequence[int]] | None = None,
     palettes: Mapping[str, Palette] | None = None,
+    directions: Collection[tuple[str, str]] | None = None,
 ) -> dict[str, Score]:
     """Translate held-out pictures in every direction and score the results, beside the answer of one colour.
 
@@ -41,6 +42,7 @@ def score_held_out(
         colours: what :func:`mean_colours` gives, of the training pictures or of ``batches``. By default that of
             ``batches``, which are gone through twice then.
         palettes: of domains whose colours mean classes, for mIoU.
+        directions: (source, to) of the translations that ``translate`` can make; unless given, all.
 
     Returns:
         ``x_to_y`` and so on for every direction of which there are pairs: the score of the translations; and
@@ -58,6 +60,8 @@ def score_held_out(
     scores: dict[str, TruthScores] = {}
     for batch in batches:
         for source, to in permutations((domain for domain in domains if domain in batch), 2):
+            if directions is not None and (source, to) not in directions:
+                continue
             with torch.no_grad():
                 made = translate(batch[source], to, source)
             truth = frames_to_uint8(batch[to])

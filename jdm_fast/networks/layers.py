@@ -103,17 +103,13 @@ class ModulatedInstanceNorm(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """``x`` [N, C, H, W] and ``style`` [N, style]; keeps the dtype and memory format of x."""
-        norm, (n, c, h, w) = self.norm, x.shape
+        norm = self.norm
         scale, shift = self.modulation(style).chunk(2, dim=1)
-        scale = 1 + scale
-        # The planes of all samples as the channels of one: each then has a scale and a shift of its own.
-        planes = x.contiguous().view(1, n * c, h, w)
-        made = instance_norm(
-            planes,
-            scale.reshape(-1),
-            shift.reshape(-1),
+        return instance_norm(
+            x,
+            1 + scale,
+            shift,
             activation=norm.activation,
             negative_slope=norm.negative_slope,
             eps=norm.eps,
         )
-        return made.view(n, c, h, w)

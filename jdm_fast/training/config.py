@@ -36,10 +36,12 @@ class DataConfig:
     layout: str = "auto"
     """Name of the root's layout, where auto finds another one than meant."""
     domains: tuple[str, ...] | None = None
-    """Which of the root's domains are x and y, by the layout's names, such as ``winter summer``; its order is kept."""
+    """Which of the root's domains are x, y and so on, by the layout's names, such as ``winter summer``; its order is
+    kept."""
     pairing: Literal["auto", "paired", "shuffled", "disjoint"] = "auto"
     """Of pictures that belong together: paired keeps them together; shuffled draws each domain in an order of its own
-    (CycleGAN, and auto); disjoint trains on a different half of the pairs in each domain."""
+    (CycleGAN); disjoint trains on a different part of the pairs in each domain. auto: paired for methods that are
+    trained on pairs, else shuffled."""
     x_test: Path | None = None
     """Held-out images of domain x for sample grids and scores; without them those of the root's test split."""
     y_test: Path | None = None
@@ -113,13 +115,15 @@ class TrainConfig(Generic[MethodConfig]):
     """Adam's second beta (CycleGAN: 0.999)."""
     pool_size: int = 50
     """Generated images of each kind kept to show the critics older ones too (CycleGAN: 50), over all processes; 0 is
-    off."""
+    off, which methods that have no such pool ask for."""
     ema_decay: float = 0.0
     """Decay a step of an exponential moving average of the generators, used after training; 0 is off (ours)."""
     clip_norm: float = 0.0
     """Largest norm of the gradients of each update; larger ones are scaled down (ours); 0 is off."""
     accumulate: int = 1
     """Batches whose gradients make one step (ours): as large a step in less memory."""
+    critic_steps: int = 1
+    """Updates of the critics in a step, each on newly generated images (paper: 1; WGAN-GP: 5)."""
     on_nonfinite: OnNonFinite = "stop"
     """When a loss or gradient is infinite or not a number: stop, keeping the last checkpoint; or skip that update, say
     so, and go on."""
@@ -174,6 +178,7 @@ class TrainConfig(Generic[MethodConfig]):
             ("batch_size", 1), ("n_epochs", 0), ("n_epochs_decay", 0), ("pool_size", 0), ("save_every_steps", 0),
             ("keep_last", 1), ("log_every", 1), ("sample_every", 0), ("sample_count", 1), ("seed", 0),
             ("eval_every", 0), ("eval_count", 1), ("lr_decay_iters", 1), ("accumulate", 1),
+            ("critic_steps", 1),
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= least, f"an integer of at least {least}")
         self._require("n_epochs", self.n_epochs + self.n_epochs_decay >= 1, "n_epochs + n_epochs_decay of at least 1")

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from jdm_fast.data.check import without_bad
-from jdm_fast.data.dataset import LETTERS, Features, Group, Layout, arrange, batch_keys
+from jdm_fast.data.dataset import LETTERS, Group, Layout, arrange, batch_keys
 from jdm_fast.data.layouts import find_layout, two_folders
 from jdm_fast.data.loader import Loader
 from jdm_fast.errors import UserError
 from jdm_fast.metrics.classes import PALETTES, Palette
 from jdm_fast.training.config import DataConfig, TrainConfig
 from jdm_fast.training.distributed import Processes
+from jdm_fast.training.needs import Needs
 
 _CHUNK = 16
 _HELD_OUT = ("test", "val")  # the first of these splits that a layout has
@@ -27,9 +28,10 @@ class TrainingData:
     """What a training reads.
 
     Attributes:
-        loader: the training batches. shown: pictures for the sample grids, held-out ones if there are any; empty if no
-        grids are asked for. truth: batches of held-out pictures that are the truth of each other; empty if no scores
-        are asked for. palettes: of the domains whose colours mean classes that are known.
+        loader: the training batches. shown: a batch for the sample grids, of held-out data if there are any that the
+        method can use; empty if no grids are asked for or there are no pictures. truth: batches of held-out pictures
+        that are the truth of each other, by domain; empty if no scores are asked for. palettes: of the domains whose
+        colours mean classes that are known.
     """
 
     loader: Loader
@@ -40,7 +42,7 @@ class TrainingData:
 
 def open_data(
     config: TrainConfig[Any],
-    domains: Sequence[str],
+    needs: Needs,
     *,
     processes: Processes | None = None,
     warn: Callable[[str], None] = lambda text: None,
@@ -49,20 +51,22 @@ def open_data(
 
     Args:
         config: what to read and how.
-        domains: the keys of the batches that the method asks for.
+        needs: what the method asks of the data.
         processes: those that train; each gets its share of every batch on its device, and rank 0 what is shown and
             scored. Unless given, this one alone on the CPU.
-        warn: told of each file that is left out because of ``data.skip_bad``.
+        warn: told of each file that is left out because of ``data.skip_bad``, and of data that are not used.
 
     Raises:
         UserError: data are missing, damaged, or not what the method is trained on.
     """
     processes = processes or Processes(torch.device("cpu"))
-    layout = _layout(config.data, warn)
-    groups = _readable(layout.groups("train", config.data.domains), config.data, warn)
-    held_out = _held_out(config.data, layout, warn)
-    groups = arrange(groups, "shuffled" if config.data.pairing == "auto" else config.data.pairing)
-    _require_domains(groups, domains, layout)
+    layout = _layout(config.data, needs, warn)
+    chosen = needs.choose(config.data.domains, layout)
+    groups = layout.groups("train", chosen)
+    pairing = needs.pairing(config.data.pairing, groups)
+    groups = arrange(_readable(needs.without_spare(groups, warn), config.data, warn), pairing)
+    needs.require(groups, layout, chosen)
+    held_out = _held_out(config.data, layout, chosen, warn)
     most = config.data.max_dataset_size
     if most is not None:
         groups = tuple(group.take(range(min(most, len(group)))) for group in groups)
@@ -91,13 +95,24 @@ def open_data(
             "eval_every: the truth is needed, held-out pictures of one name in both domains; there are none in "
             f"{layout.root}. Use eval_every=0, or give data.x_test and data.y_test"
         )
-    shown = Loader(held_out, cache_mb=0, **options) if held_out else loader
+    of_held_out = Loader(held_out, cache_mb=0, **options) if held_out else loader
+    shown = of_held_out if needs.offered(held_out) else loader
     return TrainingData(
         loader,
-        shown.fixed(config.sample_count) if config.sample_every else {},
-        _chunks(shown.fixed(config.eval_count)) if config.eval_every else [],
-        _palettes(layout, config.data.domains),
+        shown.fixed(config.sample_count) if config.sample_every and shown.size is not None else {},
+        _truth(held_out, of_held_out.fixed(config.eval_count)) if config.eval_every else [],
+        _palettes(layout, chosen),
     )
+
+
+def _truth(groups: Sequence[Group], batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """A large batch of the groups as several that networks can take at once, each of what belongs together, by domain
+    (and not by the batch's keys)."""
+    chunks = []
+    for group, keys in zip(groups, batch_keys(groups), strict=True):
+        if len(keys) > 1:
+            chunks += _chunks({name: batch[key] for name, key in zip(group.domains, keys, strict=True)})
+    return chunks
 
 
 def _palettes(layout: Layout, chosen: Sequence[str] | None) -> dict[str, Palette]:
@@ -113,7 +128,7 @@ def _chunks(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return [dict(zip(parts, some, strict=True)) for some in zip(*parts.values(), strict=True)]
 
 
-def _layout(data: DataConfig, warn: Callable[[str], None]) -> Layout:
+def _layout(data: DataConfig, needs: Needs, warn: Callable[[str], None]) -> Layout:
     if data.root is not None:
         if data.x is not None or data.y is not None:
             raise UserError("data: give either root or x and y, not both")
@@ -123,10 +138,13 @@ def _layout(data: DataConfig, warn: Callable[[str], None]) -> Layout:
         raise UserError(f"data: {missing} missing; expected two folders of images, x and y, or the root of a data set")
     if data.layout != "auto" or data.domains is not None:
         raise UserError("data: layout and domains go with root; x and y are two folders of pictures already")
-    return two_folders(data.x, data.y, recursive=data.recursive)
+    paired = data.pairing == "paired" or (data.pairing == "auto" and bool(needs.together))
+    return two_folders(data.x, data.y, recursive=data.recursive, paired=paired)
 
 
-def _held_out(data: DataConfig, layout: Layout, warn: Callable[[str], None]) -> tuple[Group, ...]:
+def _held_out(
+    data: DataConfig, layout: Layout, chosen: Sequence[str] | None, warn: Callable[[str], None]
+) -> tuple[Group, ...]:
     """The groups of pictures that are not trained on; empty if there are none."""
     if (data.x_test is None) != (data.y_test is None):
         raise UserError("data: give both x_test and y_test, or neither")
@@ -134,7 +152,7 @@ def _held_out(data: DataConfig, layout: Layout, warn: Callable[[str], None]) -> 
         groups = two_folders(data.x_test, data.y_test, recursive=data.recursive, held_out=True).groups("test")
     else:
         split = next((name for name in _HELD_OUT if name in layout.splits), None)
-        groups = () if split is None else layout.groups(split, data.domains)
+        groups = () if split is None else layout.groups(split, chosen)
     return _readable(groups, data, warn)
 
 
@@ -142,18 +160,3 @@ def _readable(groups: tuple[Group, ...], data: DataConfig, warn: Callable[[str],
     if not data.skip_bad:
         return groups
     return without_bad(groups, lambda path, reason: warn(f"{path}: left out: {reason}"))
-
-
-def _require_domains(groups: Sequence[Group], domains: Sequence[str], layout: Layout) -> None:
-    keys = [key for group in batch_keys(groups) for key in group]
-    if sorted(keys) != sorted(domains):
-        raise UserError(
-            f"{layout.root}: this method is trained on the domains {', '.join(domains)}; this {layout.name} data set "
-            f"gives {', '.join(keys)} (out of {', '.join(layout.domains)}): choose {len(domains)} with --data.domains"
-        )
-    vectors = [name for group in groups for name, domain in group.domains.items() if isinstance(domain, Features)]
-    if vectors:
-        raise UserError(
-            f"{layout.root}: domain {', '.join(vectors)} holds feature vectors, this method is trained on pictures: "
-            "choose other domains with --data.domains"
-        )

@@ -21,6 +21,7 @@ from jdm_fast.methods import METHODS
 from jdm_fast.training.config import TrainConfig
 from jdm_fast.training.engines import make_engine
 from jdm_fast.training.live_memory import LiveMemory, tensor_bytes
+from jdm_fast.training.needs import require_settings
 from jdm_fast.training.precision import Precision, choose_precision
 from jdm_fast.training.progress import say
 
@@ -57,14 +58,14 @@ class DryRun:
 
     Attributes:
         networks: name, side (critic, generator or neither) and number of parameters of each network.
-        need: at the configuration's batch size. size: height and width of the images.
+        need: at the configuration's batch size. size: height and width of the images, None if there are vectors alone.
         memory: bytes that the device has, or None if that cannot be known. fitting: the largest batch size whose peak
         fits, with some of them to spare, 0 if none does, None if the memory is not known.
     """
 
     networks: tuple[tuple[str, str, int], ...]
     need: Need
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     memory: int | None
     fitting: int | None
 
@@ -84,16 +85,16 @@ def dry_run(config: TrainConfig[Any], console: Console) -> DryRun:
         console: where to print.
 
     Raises:
-        UserError: the networks cannot be trained on images of this size, or the size is not known from ``config``.
+        UserError: the networks cannot be trained on images of this size, the size is not known from ``config``, or a
+            setting does not go with the method.
     """
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     precision = choose_precision(config.precision, device)
     memory = device_memory_bytes(device)
-    size = _image_size(config)
-    rehearsal = _Rehearsal(config, size, precision)
+    rehearsal = _Rehearsal(config, precision)
     need = rehearsal.need(config.batch_size)
     fitting = None if memory is None else _largest(rehearsal, need, int(memory * (1 - _SPARE[device.type])))
-    answer = DryRun(rehearsal.networks(), need, size, memory, fitting)
+    answer = DryRun(rehearsal.networks(), need, rehearsal.size, memory, fitting)
     _print(answer, config, device, precision, console)
     return answer
 
@@ -102,18 +103,26 @@ class _Rehearsal:
     """Steps on fake tensors. Networks and engine are made once, so that each batch size costs one step.
 
     Fake tensors are made to be on a CPU, wherever the training would be: what is counted does not depend on it.
+
+    Attributes:
+        size: height and width of the images, None if there are vectors alone.
     """
 
-    def __init__(self, config: TrainConfig[Any], size: tuple[int, int], precision: Precision) -> None:
-        self._config, self._size = config, size
+    def __init__(self, config: TrainConfig[Any], precision: Precision) -> None:
+        self._config = config
         if precision.needs_scaling:  # the scaling of fp16 asks for values; bf16 takes the same memory
             precision = replace(precision, dtype=torch.bfloat16)
         self._precision = precision
         self._fake, self._live = FakeTensorMode(), LiveMemory()
-        method_class = next(spec for spec in METHODS.values() if spec.config_class is type(config.method)).method_class
+        name, spec = next((name, s) for name, s in METHODS.items() if s.config_class is type(config.method))
         with self._fake, self._live:
-            self._method: Any = method_class(config.method).train()
-            self._method.check_size(*size)
+            self._method: Any = spec.method_class(config.method).train()
+            require_settings(config, self._method, name)
+            self._vectors: dict[str, int] = getattr(self._method, "vectors", {})
+            self.size = None
+            if len(self._vectors) < len(self._method.domains):
+                self.size = _image_size(config)
+                self._method.check_size(*self.size)
             self._engine, _ = make_engine(
                 "eager",
                 self._method,
@@ -123,6 +132,7 @@ class _Rehearsal:
                 precision=precision,
                 clip_norm=config.clip_norm,
                 accumulate=config.accumulate,
+                critic_steps=config.critic_steps,
                 activation_memory=config.activation_memory,
                 skip_nonfinite=config.on_nonfinite == "skip",
             )
@@ -156,7 +166,7 @@ class _Rehearsal:
         return tuple((network, side, count) for (network, side), count in counts.items())
 
     def _step(self, images: int) -> tuple[int, int, int, int]:
-        """FLOPs and most further bytes of a step of so many images of each domain, those images' bytes, and all bytes
+        """FLOPs and most further bytes of a step of so many items of each domain, those items' bytes, and all bytes
         before it."""
         counter = FlopCounterMode(display=False)
         with self._fake, self._live:
@@ -174,8 +184,9 @@ class _Rehearsal:
         return self._config.pool_size * sum(fake.numel() * fake.element_size() for fake in pooled)
 
     def _batch(self, images: int) -> dict[str, Tensor]:
-        channels = getattr(self._config.method, "channels", 3)
-        return {name: torch.zeros(images, channels, *self._size) for name in self._method.domains}
+        picture = (getattr(self._config.method, "channels", 3), *(self.size or ()))
+        shapes = {name: (self._vectors[name],) if name in self._vectors else picture for name in self._method.domains}
+        return {name: torch.zeros(images, *shape) for name, shape in shapes.items()}
 
 
 def _largest(rehearsal: _Rehearsal, need: Need, limit: int) -> int:
@@ -255,11 +266,12 @@ def _print(
     memory.add_row("peak", _amount(need.peak), style="bold")
     console.print(memory)
 
-    height, width = answer.size
-    images = need.batch_size * config.accumulate
+    items = need.batch_size * config.accumulate
+    what = "vectors" if answer.size is None else "images"
+    size = "" if answer.size is None else f", {answer.size[0]}x{answer.size[1]}"
     say(
         console,
-        f"a step of {images} images of each domain, {height}x{width}: {_operations(need.flops)} "
+        f"a step of {items} {what} of each domain{size}: {_operations(need.flops)} "
         "(convolutions and matrix products, forward and backward)",
     )
     if answer.memory is None or answer.fitting is None:

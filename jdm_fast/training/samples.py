@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -27,13 +28,15 @@ def write_samples(path: Path, method: nn.Module, images: dict[str, Tensor]) -> N
     """Write a PNG grid with one row for each image of a domain and one captioned column for each kind of picture.
 
     From left to right, domain by domain: the input, its reconstruction, its translation, its cycle, and after those
-    whatever else ``method.generate`` makes of images in their size. Noise is the same in every grid, so that whatever
-    changes from one to the next is the networks' doing. Neither the method nor PyTorch's random streams are changed.
+    whatever else ``method.generate`` makes of images in their size, of JointGAN the tuples source by source. Vectors
+    are passed over. Noise is the same in every grid, so that whatever changes from one to the next is the networks'
+    doing. Neither the method nor PyTorch's random streams are changed.
 
     Args:
         path: the file.
         method: follows ``jdm_fast.methods.Method``, the networks on the device of ``images``.
-        images: [N, C, H, W] in [-1, 1] for each domain.
+        images: a batch for ``method.generate``: [N, C, H, W] in [-1, 1] or vectors [N, D] for each domain, at least one
+            of images. Of a kind that is made in another number than N, no more than N are shown.
     """
     training = method.training
     method.eval()
@@ -42,10 +45,11 @@ def write_samples(path: Path, method: nn.Module, images: dict[str, Tensor]) -> N
             made = method.generate(images)
     finally:
         method.train(training)
-    captions, columns = zip(*_columns(tuple(images), images, made), strict=True)
-    pictures = [_pixels(column) for column in columns]
+    columns = _columns({name: value for name, value in images.items() if value.dim() == 4}, made)
+    captions, pictures = [caption for caption, _ in columns], [_pixels(column) for _, column in columns]
     scale = max(1, -(-_LEAST_SIDE // pictures[0].shape[2]))
-    rows = [[column[row] for column in pictures] for row in range(len(pictures[0]))]
+    blank = np.full_like(pictures[0][0], 255)
+    rows = [[column[row] if row < len(column) else blank for column in pictures] for row in range(len(pictures[0]))]
     save_image(path, contact_sheet(rows, titles=captions, scale=scale, gap=_GAP))
 
 
@@ -59,7 +63,7 @@ class SampleWriter:
 
     Args:
         method: follows ``jdm_fast.methods.Method``, as made: an engine may compile it afterwards.
-        images: [N, C, H, W] in [-1, 1] for each domain, on the method's device.
+        images: as for :func:`write_samples`, on the method's device.
         then: called in the thread with step and file once the file is there.
     """
 
@@ -163,18 +167,49 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _columns(domains: tuple[str, ...], images: dict[str, Tensor], made: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+def _columns(images: dict[str, Tensor], made: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Captions and pictures from left to right. The protocol names fakes ``kind_domain`` after the domain they are
-    in, so the translation of an image of x is found under y."""
-    left = {name: fake for name, fake in made.items() if fake.shape == images[domains[0]].shape}
+    in, so the translation of an image of x is found under y. A domain of several pairs has a key for each, ``y_xy``."""
+    shape = next(iter(images.values())).shape[1:]
+    left = {name: fake for name, fake in made.items() if fake.dim() == 4 and fake.shape[1:] == shape}
+    domains = tuple(dict.fromkeys(key.partition("_")[0] for key in images))
     columns = []
-    for domain in domains:
-        columns.append((f"input {domain}", images[domain]))
+    for key, given in images.items():
+        domain, _, pair = key.partition("_")
+        columns.append((f"input {domain}{f' of {pair}' if pair else ''}", given))
         others = [other for other in domains if other != domain]
         for name in [f"reconstruction_{domain}", *(f"translation_{other}" for other in others), f"cycle_{domain}"]:
             if name in left:
                 columns.append((name.replace("_", " "), left.pop(name)))
-    return columns + [(name.replace("_", " "), fake) for name, fake in left.items()]
+    return columns + [(_caption(name), left[name]) for name in _by_source(list(left))]
+
+
+# A domain in a tuple of a source: "xy1_y", with "cycle_" in front if it is the end of a cycle.
+_OF_SOURCE = re.compile(r"(?P<cycle>cycle_)?(?P<order>[a-z]{2,})(?P<observed>\d+)_(?P<domain>[a-z])")
+
+
+def _by_source(names: list[str]) -> list[str]:
+    """Names of one source beside each other, in the order of its domains; others keep their places at the front."""
+
+    def place(name: str) -> tuple[str, int, bool, int]:
+        match = _OF_SOURCE.fullmatch(name)
+        if match is None:
+            return "", 0, False, 0
+        return match["order"], int(match["observed"]), bool(match["cycle"]), match["order"].find(match["domain"])
+
+    return sorted(names, key=place)
+
+
+def _caption(name: str) -> str:
+    """``xy1_y`` is ``xy:1 p(y|x)``, as the source is called in ``method.sources``; else words for underscores."""
+    match = _OF_SOURCE.fullmatch(name)
+    if match is None or match["domain"] not in match["order"]:
+        return name.replace("_", " ")
+    source, domain = f"{match['order']}:{match['observed']}", match["domain"]
+    if match["cycle"]:
+        return f"{source} cycle {domain}"
+    given = match["order"][: match["order"].index(domain)]
+    return f"{source} p({domain}{f'|{given}' if given else ''})"
 
 
 def _pixels(images: Tensor) -> np.ndarray:

@@ -25,6 +25,7 @@ from jdm_fast.training.distributed import Processes
 from jdm_fast.training.engines import make_engine
 from jdm_fast.training.interrupt import Interrupted, StopRequest
 from jdm_fast.training.log import LossWindow, MetricsLog, NonFiniteLoss
+from jdm_fast.training.needs import Needs, directions, require_settings
 from jdm_fast.training.out_of_memory import memory_advice
 from jdm_fast.training.precision import choose_precision
 from jdm_fast.training.profile import DATA, StepProfile, StepProfiler
@@ -99,11 +100,12 @@ class _Training:
             tensorboard=config.tensorboard and processes.is_main, wandb=config.wandb if processes.is_main else None
         )
         self.method = method_class(config.method)
-        _require_translate(config, self.method, self.method_name)
-        self.data = open_data(config, self.method.domains, processes=processes, warn=self._warn)
+        require_settings(config, self.method, self.method_name)
+        self.data = open_data(config, Needs.of(self.method), processes=processes, warn=self._warn)
         self.loader = self.data.loader
         processes.require_same("training pictures", self.loader.describe())
-        self.method.check_size(*self.loader.size)
+        if self.loader.size is not None:  # else there are vectors alone
+            self.method.check_size(*self.loader.size)
         self.schedule = Schedule(
             config.lr_policy,
             config.lr,
@@ -130,6 +132,7 @@ class _Training:
             precision=self.precision,
             clip_norm=config.clip_norm,
             accumulate=config.accumulate,
+            critic_steps=config.critic_steps,
             reducer=processes.reducer,
             device=processes.device,
             deterministic=config.deterministic,
@@ -277,8 +280,9 @@ class _Training:
 
     @property
     def _best_metric(self) -> str:
-        """The score by which the best checkpoint is kept: of translations from the first domain to the second."""
-        source, to = self.method.domains[:2]
+        """The score by which the best checkpoint is kept: of translations from the first domain to the second, or the
+        first direction that is learned."""
+        source, to = directions(self.method)[0]
         return f"truth/{source}_to_{to}/l1"
 
     def _is_best(self, value: float) -> bool:
@@ -329,7 +333,11 @@ class _Training:
         try:
             with self.engine.averaged():
                 scores = score_held_out(
-                    self.method.translate, self.data.truth, self.method.domains, palettes=self.data.palettes
+                    self.method.translate,
+                    self.data.truth,
+                    self.method.domains,
+                    palettes=self.data.palettes,
+                    directions=directions(self.method),
                 )
         finally:
             self.method.train()
@@ -386,8 +394,3 @@ def _method_of(config: TrainConfig[Any]) -> tuple[str, type[torch.nn.Module]]:
             return name, spec.method_class
     expected = ", ".join(spec.config_class.__name__ for spec in methods.METHODS.values())
     raise UserError(f"method: expected the configuration of a method ({expected}), got {type(config.method).__name__}")
-
-
-def _require_translate(config: TrainConfig[Any], method: torch.nn.Module, name: str) -> None:
-    if config.eval_every and not hasattr(method, "translate"):
-        raise UserError(f"eval_every: translations are scored, and the method {name} makes none; use eval_every=0")

@@ -17,6 +17,7 @@ from jdm_fast.methods import JWDMConfig
 from jdm_fast.runs import RunFolder
 from jdm_fast.training import DataConfig, Event, TrainConfig, train
 from jdm_fast.training.data import open_data
+from jdm_fast.training.needs import Needs
 
 Configure = Callable[..., TrainConfig[Any]]
 LAND, WATER = (216, 192, 136), (40, 80, 160)
@@ -45,7 +46,7 @@ def test_domains_are_chosen_and_held_out_pairs_stay_pairs(configure: Configure, 
         data=DataConfig(root=pairs, domains=("mask", "grey"), cache_mb=0), preprocess="none", sample_every=1,
         sample_count=3, eval_every=1, eval_count=2,
     )  # fmt: skip
-    data = open_data(config, ("x", "y"))
+    data = open_data(config, Needs(("x", "y")))
     assert data.loader.keys == ("x", "y") and data.loader.counts == {"x": 6, "y": 6} and data.loader.size == (20, 24)
     assert levels(data.shown["y"]) == [100, 110, 120]
     assert levels(data.shown["x"]) == [LAND[0], WATER[0], LAND[0]]
@@ -58,7 +59,7 @@ def test_pairing(configure: Configure, pairs: Path, pairing: str) -> None:
     config = configure(
         data=DataConfig(root=pairs, pairing=pairing, cache_mb=0), preprocess="none", flip=False, batch_size=3
     )
-    loader = open_data(config, ("x", "y")).loader
+    loader = open_data(config, Needs(("x", "y"))).loader
     seen = [loader.batch(step) for step in range(4)]
     x = [level for batch in seen for level in levels(batch["x"])]
     together = [
@@ -101,14 +102,14 @@ def test_wrong_data(
     configure: Configure, pairs: Path, data: dict[str, Any], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        open_data(configure(data=DataConfig(root=pairs, **data), **settings), ("x", "y"))
+        open_data(configure(data=DataConfig(root=pairs, **data), **settings), Needs(("x", "y")))
 
 
 def test_held_out_folders_of_their_own_are_pairs_by_name(configure: Configure, pairs: Path) -> None:
     folders = {f"{name}{end}": pairs / split / domain for end, split in (("", "train"), ("_test", "test"))
                for name, domain in (("x", "mask"), ("y", "grey"))}  # fmt: skip
     config = configure(data=DataConfig(**folders, cache_mb=0), preprocess="none", sample_every=1, eval_every=1)
-    data = open_data(config, ("x", "y"))
+    data = open_data(config, Needs(("x", "y")))
     assert levels(data.shown["y"]) == [100, 110, 120] and levels(data.shown["x"]) == [LAND[0], WATER[0], LAND[0]]
     assert len(data.truth) == 1
 
@@ -116,12 +117,12 @@ def test_held_out_folders_of_their_own_are_pairs_by_name(configure: Configure, p
 def test_layout_and_domains_need_a_root(configure: Configure, pairs: Path) -> None:
     data = DataConfig(x=pairs / "train" / "grey", y=pairs / "train" / "mask", domains=("x", "y"))
     with pytest.raises(UserError, match="layout and domains go with root"):
-        open_data(configure(data=data), ("x", "y"))
+        open_data(configure(data=data), Needs(("x", "y")))
 
 
 def test_scores_need_a_truth_and_a_translation(configure: Configure, images: Path, console: Console) -> None:
     with pytest.raises(UserError, match="eval_every: the truth is needed"):
-        open_data(configure(data=DataConfig(root=images), eval_every=1), ("x", "y"))
+        open_data(configure(data=DataConfig(root=images), eval_every=1), Needs(("x", "y")))
     with pytest.raises(UserError, match="the method fake makes none"):
         train(configure(data=DataConfig(root=images), eval_every=1), console=console)
 
@@ -130,13 +131,13 @@ def test_bad_files_are_refused_or_left_out(configure: Configure, pairs: Path) ->
     bad = pairs / "train" / "mask" / "2.png"
     bad.write_bytes(bad.read_bytes()[:40])
     with pytest.raises(UserError, match="mask/2.png"):
-        open_data(configure(data=DataConfig(root=pairs)), ("x", "y"))
+        open_data(configure(data=DataConfig(root=pairs)), Needs(("x", "y")))
     said: list[str] = []
     config = configure(data=DataConfig(root=pairs, skip_bad=True, cache_mb=0), preprocess="none")
-    data = open_data(config, ("x", "y"), warn=said.append)
+    data = open_data(config, Needs(("x", "y")), warn=said.append)
     assert data.loader.counts == {"x": 5, "y": 5} and sum(str(bad) in text for text in said) == 1
 
 
 def test_the_larger_group_is_cut_too(configure: Configure, pairs: Path) -> None:
     config = configure(data=DataConfig(root=pairs, max_dataset_size=2, cache_mb=0), preprocess="none")
-    assert open_data(config, ("x", "y")).loader.counts == {"x": 2, "y": 2}
+    assert open_data(config, Needs(("x", "y"))).loader.counts == {"x": 2, "y": 2}

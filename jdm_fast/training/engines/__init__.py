@@ -33,6 +33,7 @@ def make_engine(
     precision: Precision = FP32,
     clip_norm: float = 0.0,
     accumulate: int = 1,
+    critic_steps: int = 1,
     reducer: Reducer | None = None,
     device: torch.device | None = None,
     deterministic: bool = False,
@@ -49,8 +50,8 @@ def make_engine(
         name: auto, eager, compile or graph.
         method: the networks and their objective, on ``device``; they get the memory format channels_last on a GPU,
             except in fp32, whose convolutions have no tensor cores to feed.
-        lr, betas, pool_size, ema_decay, seed, precision, clip_norm, accumulate, deterministic, skip_nonfinite,
-            activation_memory: see :class:`EagerEngine`.
+        lr, betas, pool_size, ema_decay, seed, precision, clip_norm, accumulate, critic_steps, deterministic,
+            skip_nonfinite, activation_memory: see :class:`EagerEngine`.
         reducer: averages gradients over processes; None where there is one process.
         device: where the method is; unless given, it is asked.
         options: of the engine's own, such as ``backend`` of ``compile``.
@@ -62,6 +63,8 @@ def make_engine(
         raise UserError(f"engine: expected one of {', '.join(get_args(EngineName))}, got {name!r}")
     if accumulate < 1:
         raise UserError(f"accumulate: expected an integer of at least 1, got {accumulate}")
+    if critic_steps < 1:
+        raise UserError(f"critic_steps: expected an integer of at least 1, got {critic_steps}")
     if clip_norm < 0:
         raise UserError(f"clip_norm: expected a number of at least 0, got {clip_norm}")
     device = device or next(iter(method.generator_parameters())).device
@@ -76,6 +79,7 @@ def make_engine(
         precision=precision,
         clip_norm=clip_norm,
         accumulate=accumulate,
+        critic_steps=critic_steps,
         reducer=reducer,
         skip_nonfinite=skip_nonfinite,
         deterministic=deterministic,

@@ -51,6 +51,7 @@ class Work:
     batches: list[Batch]
     fakes: Batch | None = None  # of the only micro-batch, for both updates
     terms: dict[str, Tensor] = field(default_factory=dict)  # by micro-batches: sums
+    skipped: Tensor | None = None  # whether one of the further updates of the critics was left out
 
 
 class EagerEngine:
@@ -65,6 +66,9 @@ class EagerEngine:
     and keeping the fakes' graphs of all micro-batches would take the memory that accumulation is to save: so then the
     generators do run twice, first without a graph. A method that draws noise in ``generate`` draws it anew.
 
+    With ``critic_steps`` = n, the critics are updated n - 1 times more before all this, on the same batch and on fakes
+    that are made for each of those updates, without a graph; each asks the image pools.
+
     Args:
         method: the networks and their objective, on its device.
         lr, betas: of both optimisers; the learning rate is set anew in each step.
@@ -74,6 +78,7 @@ class EagerEngine:
         precision: from :func:`~jdm_fast.training.precision.choose_precision`.
         clip_norm: largest norm of the gradients of each update; 0 is off.
         accumulate: micro-batches of a step.
+        critic_steps: updates of the critics in a step. Their losses and terms are means over them.
         reducer: averages gradients over processes, once for each update; None where there is one process.
         skip_nonfinite: leave out an update whose gradients are not finite; the losses then have the terms
             ``nonfinite.SKIPPED``.
@@ -96,6 +101,7 @@ class EagerEngine:
         precision: Precision = FP32,
         clip_norm: float = 0.0,
         accumulate: int = 1,
+        critic_steps: int = 1,
         reducer: Reducer | None = None,
         skip_nonfinite: bool = False,
         deterministic: bool = False,
@@ -122,6 +128,7 @@ class EagerEngine:
         self._average = Average(module, generators, ema_decay)
         self._precision = precision
         self._accumulate = accumulate
+        self._critic_steps = critic_steps
         self._reducer = reducer
         self._skip_nonfinite = skip_nonfinite
         self._deterministic = deterministic
@@ -165,19 +172,34 @@ class EagerEngine:
         return [{name: piece[k] for name, piece in pieces.items()} for k in range(parts)]
 
     def _stages(self, work: Work) -> list[tuple[Callable[[], None], Update | None]]:
-        """The step in three pieces; after the first two the gradients of an update are there, to be averaged over
-        processes. They run in this order and may run again."""
+        """The step in pieces: one for each update of the critics, one for the generators', and the end. After all but
+        the last the gradients of an update are there, to be averaged over processes. They run in this order and may run
+        again."""
+        further = self._critic_steps - 1
         return [
             (partial(self._begin, work), self._critics),
+            *[(partial(self._again, work, k == further), self._critics) for k in range(1, further + 1)],
             (partial(self._go_on, work), self._generators),
             (partial(self._finish, work), None),
         ]
 
     def _begin(self, work: Work) -> None:
-        """The critics' gradients."""
-        work.terms = {}
+        """The critics' gradients, of their first update."""
+        work.terms, work.skipped = {}, None
         self._pools.begin()
-        once = self._accumulate == 1
+        self._judge(work, last=self._critic_steps == 1)
+
+    def _again(self, work: Work, last: bool) -> None:
+        """The critics' update, and the gradients of their next one."""
+        self._critics.apply()
+        if self._skip_nonfinite:
+            flag = self._critics.skipped.clone()
+            work.skipped = flag if work.skipped is None else torch.maximum(work.skipped, flag)
+        self._judge(work, last)
+
+    def _judge(self, work: Work, last: bool) -> None:
+        """The critics' gradients on new fakes. Those of the last update are the generators' too, if they can be."""
+        once = last and self._accumulate == 1
         for batch in work.batches:
             with nullcontext() if once else torch.no_grad():
                 fakes = self._generate(batch)
@@ -186,8 +208,10 @@ class EagerEngine:
             self._backward(work, "critic", self._critics, partial(self._method.critic_loss, batch, shown))
 
     def _go_on(self, work: Work) -> None:
-        """The critics' update, and the generators' gradients."""
+        """The critics' last update, and the generators' gradients."""
         self._critics.apply()
+        if self._critic_steps > 1:
+            work.terms = {name: term / self._critic_steps for name, term in work.terms.items()}
         with _frozen(self._critics.parameters):
             for batch in work.batches:
                 fakes = self._generate(batch) if work.fakes is None else work.fakes
@@ -204,7 +228,10 @@ class EagerEngine:
         if parts > 1:
             work.terms = {name: term / parts for name, term in work.terms.items()}
         if self._skip_nonfinite:
-            flags = (self._critics.skipped, self._generators.skipped)
+            of_critics = self._critics.skipped
+            if work.skipped is not None:
+                of_critics = torch.maximum(of_critics, work.skipped)
+            flags = (of_critics, self._generators.skipped)
             work.terms |= {name: flag.clone() for name, flag in zip(SKIPPED, flags, strict=True)}
 
     def _generate(self, batch: Batch) -> Batch:
