@@ -1,4 +1,4 @@
-"""Joint-distribution-matching GANs with fused kernels: train on two unpaired domains, translate, and synthesise video.
+"""Joint-distribution-matching GANs with fused kernels: train, translate, draw whole tuples, synthesise video.
 
 The names below are loaded on first use: ``import jdm_fast`` is quick and needs nothing but the standard library.
 
