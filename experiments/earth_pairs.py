@@ -83,7 +83,7 @@ def trained(row: str, options: argparse.Namespace) -> Model:
         method: Any = JointGANConfig(sources=sources, objective=options.objective, **networks(options), **critic)
         return load(train(settings(row, method, options), console=console))
     method = WGANGPConfig(**networks(options), critic_width=options.critic_width)
-    own = {"critic_steps": options.critic_steps, "beta1": 0.0, "beta2": 0.9}  # the WGAN-GP paper's
+    own = {"critic_steps": options.critic_steps, "beta1": 0.0, "beta2": 0.9, "lr": options.marginal_lr}
     marginals = train(settings(MARGINALS, method, options, **own), console=console)
     if row == MARGINALS:
         return load(marginals)
@@ -202,6 +202,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--critic-width", type=int, default=24)
     parser.add_argument("--critic-steps", type=int, default=5, help="of WGAN-GP (its paper: 5)")
+    parser.add_argument("--marginal-lr", type=float, default=1e-3, help="of WGAN-GP")
     parser.add_argument("--objective", default="minimax")
     parser.add_argument("--count", type=int, default=256, help="sampled pairs that are scored")
     parser.add_argument("--relevance-steps", type=int, default=1000)
@@ -220,11 +221,11 @@ def main() -> None:
         (options.work / f"{options.row}-{options.seed}.json").write_text(json.dumps(answer))
         return
     prepare(options)
-    names = ("epochs", "batch_size", "lr", "width", "critic_width", "critic_steps", "objective", "count")
-    chosen = {name: getattr(options, name) for name in (*names, "relevance_steps")}
+    names = ("epochs", "batch_size", "lr", "width", "critic_width", "critic_steps", "marginal_lr", "objective")
+    chosen = {name: getattr(options, name) for name in (*names, "count", "relevance_steps")}
     shared = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
     shared += ["--work", str(options.work), "--device", options.device]
-    for names_of_jobs in ((MARGINALS, *(row for row in ROWS if row.startswith("jointgan"))), ROWS):
+    for names_of_jobs in ((*(row for row in ROWS if row.startswith("jointgan")), MARGINALS), ROWS):
         jobs = [
             ["--row", name, "--seed", str(seed), *shared] for name in names_of_jobs for seed in range(options.seeds)
         ]
