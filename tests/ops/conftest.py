@@ -32,11 +32,9 @@ def assert_accurate(name: str, actual: Tensor, exact: Tensor, baseline: Tensor, 
     assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Each device the ops have a kernel for."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU on this machine")
     return torch.device(request.param)
 
 

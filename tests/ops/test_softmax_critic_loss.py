@@ -390,7 +390,6 @@ def test_bad_arguments(arguments: tuple[Any, ...], error: type[Exception], messa
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_bad_source_is_nan_on_cuda() -> None:
     logits = make_logits((3, 4, 5, 5), torch.float32).cuda().requires_grad_()
     loss, _, _ = ops.softmax_critic_loss(logits, index([0, 7, 1], "cuda"), 2)
