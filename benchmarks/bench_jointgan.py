@@ -1,6 +1,6 @@
 """A training step of JointGAN as a ladder: from the loop that a straightforward reading of the paper gives to ours.
 
-The plain loop, float32, eager, NCHW: every source is drawn by generator calls of its own and judged by a critic call of
+The plain loop, float32 (TF32 on a GPU), eager, NCHW: every source is drawn by generator calls of its own and judged by a critic call of
 its own with ``F.cross_entropy``, the fakes are made anew for each of the two updates, gradients of the critic's weights
 are computed in the generators' update too and thrown away, Adam goes from tensor to tensor, and norms are
 ``nn.InstanceNorm2d`` followed by scale and shift, and an activation. Each row adds one lever to the row above it. The
@@ -21,7 +21,7 @@ import copy
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from benchmarks.bench_train import cpu_peak
 from benchmarks.jointgan_loops import CriticCallASource, JointLevers, JointLoop
 from benchmarks.train_loops import Batch, Ours
 from jdm_fast.methods import JointGAN, JointGANConfig
-from jdm_fast.training.precision import choose_precision
+from jdm_fast.training.precision import choose_precision, numerics
 
 ROUNDS = 10
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -254,6 +254,13 @@ def answers(method: JointGAN, batch: Batch) -> Tensor:
 SIZES = [(64, 64, 8), (256, 64, 1), (256, 64, 8)] if DEVICE.type == "cuda" else [
     (side, 16, count) for side in (32, 64) for count in (1, 8)
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def numerics_of_a_training() -> Iterator[None]:
+    """On a GPU, for every row alike: TF32, and cuDNN's best algorithm of each convolution."""
+    with numerics(choose_precision("auto", DEVICE), DEVICE):
+        yield
 
 
 @pytest.mark.parametrize("sources", SOURCES)

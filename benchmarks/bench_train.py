@@ -1,6 +1,6 @@
 """A training step of JWDM as a ladder: from the loop that a straightforward reading gives to each of our engines.
 
-(a) is the plain loop in float32, eager, NCHW, that a reading of Algorithm 1 line by line gives: every network is
+(a) is the plain loop in float32 (TF32 on a GPU), eager, NCHW, that a reading of Algorithm 1 line by line gives: every network is
 called for one batch at a time, the fakes are made anew for each of the two updates, gradients of the critics' weights
 are computed in the generator update too and thrown away, Adam goes from tensor to tensor, and norms are
 ``nn.InstanceNorm2d`` followed by an activation and an addition. (b) is the same loop with what PyTorch offers:
@@ -22,7 +22,7 @@ import copy
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.train_loops import Batch, Levers, Loop, Ours
 from jdm_fast.methods import JWDM, JWDMConfig
-from jdm_fast.training.precision import choose_precision
+from jdm_fast.training.precision import choose_precision, numerics
 
 ROUNDS = 8
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -258,6 +258,13 @@ ON_GPU = [
     pytest.param((64, 2, 16, 256), id="256x256, two-conv blocks, batch 16"),
     pytest.param((64, 1, 1, 256), id="256x256, one-conv blocks, batch 1"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def numerics_of_a_training() -> Iterator[None]:
+    """On a GPU, for every row alike: TF32, and cuDNN's best algorithm of each convolution."""
+    with numerics(choose_precision("auto", DEVICE), DEVICE):
+        yield
 
 
 @pytest.mark.parametrize("case", ON_GPU if DEVICE.type == "cuda" else ON_CPU)

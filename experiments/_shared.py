@@ -55,7 +55,8 @@ def run_jobs(script: str, jobs: Sequence[Sequence[str]], at_once: int) -> None:
 
     def run(arguments: Sequence[str]) -> tuple[Sequence[str], int, str, float]:
         began = time.monotonic()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         done = subprocess.run(
             [sys.executable, script, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, check=False,

@@ -64,7 +64,7 @@ __device__ __forceinline__ A rstd_of(const Moments<A>& moments, A eps) {
 template <typename A>
 __device__ __forceinline__ A forward_value(const Channel<A>& channel, A slope, A x) {
   const A t = (x - channel.mean) * channel.scale + channel.bias;
-  return t > A(0) ? t : slope * t;
+  return t > A(0) ? t : slope * t + A(0);  // ReLU of a negative number is 0, not -0
 }
 
 // g = dy * act'(t), with t recomputed from x.
