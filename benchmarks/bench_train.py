@@ -1,12 +1,12 @@
 """A training step of JWDM as a ladder: from the loop that a straightforward reading gives to each of our engines.
 
-(a) is the plain loop in float32 (TF32 on a GPU), eager, NCHW, that a reading of Algorithm 1 line by line gives: every network is
+(a) is the plain loop in float32, eager, NCHW, that a reading of Algorithm 1 line by line gives: every network is
 called for one batch at a time, the fakes are made anew for each of the two updates, gradients of the critics' weights
 are computed in the generator update too and thrown away, Adam goes from tensor to tensor, and norms are
 ``nn.InstanceNorm2d`` followed by an activation and an addition. (b) is the same loop with what PyTorch offers:
 channels_last, AMP where the device has the units, and torch.compile. (c) is ours, each engine that the device has.
 Each row adds one lever to a row above it, so that none takes another's credit. Before anything is timed, all rows are
-checked to compute the same update.
+checked to compute the same update. On a GPU all have TF32 and cuDNN's choice of algorithms, as trainings have.
 
 Steps are timed in turn, one of each row in each round, so that a disturbance meets all rows alike. FLOP utilisation is
 the work that has to be done (the count of our eager step, nothing done twice) over the time and the rate of a large
