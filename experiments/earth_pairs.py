@@ -118,23 +118,31 @@ def same_sea(pairs: dict[str, np.ndarray]) -> float:
     return float((read_sea(pairs["x"], DOMAINS[0]) == read_sea(pairs["y"], DOMAINS[1])).mean())
 
 
-def evaluate(model: Model, options: argparse.Namespace) -> dict[str, float]:
-    """All scores of a model."""
-    half = options.count // 2
-    pairs = [model.sample(half, order=order, seed=options.seed) for order in ("xy", "yx")]
-    joint = {name: np.concatenate([pair[name] for pair in pairs]) for name in ("x", "y")}
-    relevance = RelevanceModel.load(options.work / "relevance.safetensors")
+def draw(model: Model, truth: dict[str, Tensor], options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """All that is scored of a model: pairs, half of them in each order, and what it makes of true pictures."""
+    pairs = [model.sample(options.count // 2, order=order, seed=options.seed) for order in ("xy", "yx")]
+    drawn = {name: np.concatenate([pair[name] for pair in pairs]) for name in ("x", "y")}
+    for source, to in (("x", "y"), ("y", "x")):
+        given = {source: truth[source]}
+        drawn[f"{source}_to_{to}"] = model.sample(given=given, order=source + to, seed=options.seed)[to]
+    return drawn
+
+
+def score(drawn: dict[str, np.ndarray], truth: dict[str, Tensor], work: Path) -> dict[str, float]:
+    """All scores of what was drawn of a model."""
+    joint = {name: drawn[name] for name in ("x", "y")}
+    relevance = RelevanceModel.load(work / "relevance.safetensors")
     scores = {
         "relevance": float(relevance.score(as_images(joint["x"]), as_images(joint["y"])).mean()),
         "same_sea": same_sea(joint),
     }
     features = InceptionFeatures()
-    for name, reference in torch.load(options.work / "inception.pt").items():
+    for name, reference in torch.load(work / "inception.pt").items():
         scores[f"frechet_{name}"] = frechet_distance(reference, features(as_images(joint[name])))
-    truth = held_out(options)
     for source, to in (("x", "y"), ("y", "x")):
-        made = as_images(model.sample(given={source: truth[source]}, order=source + to, seed=options.seed)[to])
+        made = as_images(drawn[f"{source}_to_{to}"])
         scores[f"truth_error_{source}_to_{to}"] = float((made - truth[to]).abs().mean())
+    half = len(joint["x"]) // 2
     scores["diversity_x"] = between(joint["x"][:half])
     scores["diversity_y"] = between(joint["y"][:half])
     return {name: round(value, 4) for name, value in scores.items()}
@@ -179,15 +187,25 @@ def prepare(options: argparse.Namespace) -> None:
         path.write_text(json.dumps(references(options)))
 
 
-def picture(options: argparse.Namespace) -> None:
+def picture(pairs_of: dict[str, dict[str, np.ndarray]]) -> None:
     """Pairs of the truth and of every row, satellite above map."""
-    options.seed = 0
-    real = held_out(options)
-    columns = {"truth": {name: as_pictures(v[::9]) for name, v in real.items()}}
-    for row in ROWS:
-        columns[row] = trained(row, options).sample(16, order="xy", seed=1)
-    rows = [[pairs[name][k] for k in range(12)] for pairs in columns.values() for name in ("x", "y")]
+    rows = [[pairs[name][k] for k in range(12)] for pairs in pairs_of.values() for name in ("x", "y")]
     save_image(PICTURES / "jointgan_earth_pairs.png", contact_sheet(rows, scale=2, gap=2))
+
+
+def some_places(truth: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """A few true pairs for a picture."""
+    return {name: as_pictures(v[::9]) for name, v in truth.items()}
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Mean and spread over the seeds of every score of every row."""
+    summary = {}
+    for row in ROWS:
+        own = [entry for entry in rows if entry["row"] == row]
+        scores = [name for name in own[0] if name not in ("row", "seed")]
+        summary[row] = {name: [round(v, 4) for v in mean_and_spread([e[name] for e in own])] for name in scores}
+    return summary
 
 
 def main() -> None:
@@ -217,7 +235,9 @@ def main() -> None:
         if options.row == MARGINALS:
             (options.work / f"{MARGINALS}-{options.seed}.json").write_text(json.dumps({"seconds": seconds}))
             return
-        answer = {"row": options.row, "seed": options.seed, "seconds": seconds, **evaluate(model, options)}
+        truth = held_out(options)
+        scores = score(draw(model, truth, options), truth, options.work)
+        answer = {"row": options.row, "seed": options.seed, "seconds": seconds, **scores}
         (options.work / f"{options.row}-{options.seed}.json").write_text(json.dumps(answer))
         return
     prepare(options)
@@ -233,11 +253,7 @@ def main() -> None:
         run_jobs(__file__, waiting, options.at_once)
     rows = [json.loads((options.work / f"{job[1]}-{job[3]}.json").read_text()) for job in jobs]
     marginal = [json.loads((options.work / f"{MARGINALS}-{k}.json").read_text()) for k in range(options.seeds)]
-    summary = {}
-    for row in ROWS:
-        own = [entry for entry in rows if entry["row"] == row]
-        scores = [name for name in own[0] if name not in ("row", "seed")]
-        summary[row] = {name: [round(v, 4) for v in mean_and_spread([e[name] for e in own])] for name in scores}
+    summary = summarise(rows)
     truth = json.loads((options.work / "references.json").read_text())
     print(json.dumps({"truth": truth, **summary}, indent=1))
     write_result(
@@ -248,7 +264,9 @@ def main() -> None:
         mean_and_spread=summary,
         marginals=marginal,
     )
-    picture(options)
+    options.seed = 0
+    drawn = {row: trained(row, options).sample(12, order="xy", seed=1) for row in ROWS}
+    picture({"truth": some_places(held_out(options)), **drawn})
     print(f"written: {RESULTS / 'earth_pairs.json'}")
 
 

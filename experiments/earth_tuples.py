@@ -69,9 +69,9 @@ def true_tuples(options: argparse.Namespace) -> dict[str, np.ndarray]:
     return {name: as_pictures(images[name]) for name in DOMAINS}
 
 
-def score(tuples: dict[str, np.ndarray], options: argparse.Namespace) -> dict[str, float]:
+def score(tuples: dict[str, np.ndarray], work: Path) -> dict[str, float]:
     """Agreement of land and water, relevance, and the same of tuples put together at random."""
-    relevance = RelevanceModel.load(options.work / "relevance.safetensors")
+    relevance = RelevanceModel.load(work / "relevance.safetensors")
     sea = {name: read_sea(pictures, DOMAINS[name]) for name, pictures in tuples.items()}
     images = {name: as_images(pictures) for name, pictures in tuples.items()}
     shift = len(sea["x"]) // 2
@@ -87,17 +87,21 @@ def score(tuples: dict[str, np.ndarray], options: argparse.Namespace) -> dict[st
     return {name: round(value, 4) for name, value in scores.items()}
 
 
-def evaluate(model: Model, options: argparse.Namespace) -> dict[str, Any]:
+def draw(model: Model, truth: dict[str, np.ndarray], options: argparse.Namespace) -> dict[str, dict[str, np.ndarray]]:
     """Tuples from nothing in both orders; tuples completed from a true x, and from a true z."""
-    answer: dict[str, Any] = {
-        f"joint {order}": score(model.sample(options.count, order=order, seed=options.seed), options)
-        for order in ORDERS
-    }
-    truth = true_tuples(options)
+    drawn = {f"joint {order}": model.sample(options.count, order=order, seed=options.seed) for order in ORDERS}
     for given in ("x", "z"):
-        answer[f"given {given}"] = score(model.sample(given={given: truth[given]}, seed=options.seed), options)
-    answer["truth"] = score(truth, options)
-    return answer
+        drawn[f"given {given}"] = model.sample(given={given: truth[given]}, seed=options.seed)
+    return drawn
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Mean and spread over the seeds of every score of every way to draw."""
+    return {
+        way: {name: [round(v, 4) for v in mean_and_spread([row[way][name] for row in rows])] for name in values}
+        for way, values in rows[0].items()
+        if isinstance(values, dict)
+    }
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -116,13 +120,9 @@ def prepare(options: argparse.Namespace) -> None:
         train_relevance(groups, config, names=names).save(options.work / "relevance.safetensors")
 
 
-def picture(model: Model, options: argparse.Namespace) -> None:
-    """Six rows of tuples: drawn from x to z, and below from z to x."""
-    rows = []
-    for order in ORDERS:
-        tuples = model.sample(14, order=order, seed=3)
-        rows += [[tuples[name][k] for k in range(14)] for name in order]
-    truth = true_tuples(options)
+def picture(tuples_of: dict[str, dict[str, np.ndarray]], truth: dict[str, np.ndarray]) -> None:
+    """Six rows of tuples: drawn from x to z, and below from z to x; three of true ones."""
+    rows = [[tuples[name][k] for k in range(14)] for order, tuples in tuples_of.items() for name in order]
     step = max(1, len(truth["x"]) // 14)
     rows += [[truth[name][k * step] for k in range(14)] for name in DOMAINS]
     save_image(PICTURES / "jointgan_earth_tuples.png", contact_sheet(rows, scale=2, gap=2))
@@ -149,7 +149,9 @@ def main() -> None:
         began = time.monotonic()
         model = load(train(settings(options), console=Console(stderr=True)))
         seconds = round(time.monotonic() - began)
-        answer = {"seed": options.seed, "seconds": seconds, **evaluate(model, options)}
+        truth = true_tuples(options)
+        scores = {way: score(tuples, options.work) for way, tuples in draw(model, truth, options).items()}
+        answer = {"seed": options.seed, "seconds": seconds, **scores, "truth": score(truth, options.work)}
         (options.work / f"{options.seed}.json").write_text(json.dumps(answer))
         return
     prepare(options)
@@ -160,15 +162,12 @@ def main() -> None:
     waiting = [job for job in jobs if not (options.work / f"{job[1]}.json").is_file()]
     run_jobs(__file__, waiting, options.at_once)
     rows = [json.loads((options.work / f"{seed}.json").read_text()) for seed in range(options.seeds)]
-    summary = {
-        way: {name: [round(v, 4) for v in mean_and_spread([row[way][name] for row in rows])] for name in values}
-        for way, values in rows[0].items()
-        if isinstance(values, dict)
-    }
+    summary = summarise(rows)
     print(json.dumps(summary, indent=1))
     write_result("earth_tuples", {**chosen, "seeds": options.seeds}, rows, mean_and_spread=summary)
     options.seed = 0
-    picture(load(options.work / "run-0"), options)
+    model = load(options.work / "run-0")
+    picture({order: model.sample(14, order=order, seed=3) for order in ORDERS}, true_tuples(options))
 
 
 if __name__ == "__main__":

@@ -130,24 +130,33 @@ def score(tuples: dict[str, Tensor], network: nn.Module) -> dict[str, float]:
     return {name: round(value, 4) for name, value in scores.items()}
 
 
-def evaluate(model: Model, options: argparse.Namespace) -> dict[str, Any]:
-    """Tuples from nothing in both orders, and z and y made from real x."""
+def draw(model: Model, real: Tensor, options: argparse.Namespace) -> dict[str, dict[str, np.ndarray]]:
+    """Tuples from nothing in both orders, and z and y made from real x, uint8 [N, H, W, 1 or 3]."""
+    drawn = {f"joint {order}": model.sample(options.count, order=order, seed=1) for order in ORDERS}
+    return drawn | {"given x": model.sample(given={"x": real}, seed=1)}
+
+
+def evaluate(drawn: dict[str, dict[str, np.ndarray]], options: argparse.Namespace) -> dict[str, Any]:
+    """All scores of what was drawn, and of real tuples."""
     network, accuracy = classifier(options)
-    answer: dict[str, Any] = {"classifier_accuracy": round(accuracy, 4)}
-    for order in ORDERS:
-        answer[f"joint {order}"] = score(turned_back(model.sample(options.count, order=order, seed=1)), network)
+    scores = {way: score(turned_back(tuples), network) for way, tuples in drawn.items()}
     real = pictures("test", options.count)
-    answer["given x"] = score(turned_back(model.sample(given={"x": real["x"]}, seed=1)), network)
-    answer["truth"] = score({name: torch.rot90(v, BACK[name], (2, 3)) for name, v in real.items()}, network)
-    return answer
+    truth = score({name: torch.rot90(v, BACK[name], (2, 3)) for name, v in real.items()}, network)
+    return {"classifier_accuracy": round(accuracy, 4), **scores, "truth": truth}
 
 
-def picture(model: Model) -> None:
+def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Mean and spread over the seeds of every score of every way to draw."""
+    return {
+        way: {name: [round(v, 4) for v in mean_and_spread([row[way][name] for row in rows])] for name in values}
+        for way, values in rows[0].items()
+        if isinstance(values, dict)
+    }
+
+
+def picture(tuples_of: dict[str, dict[str, np.ndarray]]) -> None:
     """Tuples in columns: three rows drawn from left to right in the chain, then three the other way round."""
-    rows = []
-    for order in ORDERS:
-        tuples = model.sample(16, order=order, seed=2)
-        rows += [[tuples[name][k] for k in range(16)] for name in order]
+    rows = [[tuples[name][k] for k in range(16)] for order, tuples in tuples_of.items() for name in order]
     save_image(PICTURES / "jointgan_fashion.png", contact_sheet(rows, scale=1, gap=2))
 
 
@@ -172,7 +181,8 @@ def main() -> None:
         began = time.monotonic()
         model = load(train(settings(options), console=Console(stderr=True)))
         seconds = round(time.monotonic() - began)
-        answer = {"seed": options.seed, "seconds": seconds, **evaluate(model, options)}
+        drawn = draw(model, pictures("test", options.count)["x"], options)
+        answer = {"seed": options.seed, "seconds": seconds, **evaluate(drawn, options)}
         (options.work / f"{options.seed}.json").write_text(json.dumps(answer))
         return
     classifier(options)
@@ -183,14 +193,12 @@ def main() -> None:
     waiting = [job for job in jobs if not (options.work / f"{job[1]}.json").is_file()]
     run_jobs(__file__, waiting, options.at_once)
     rows = [json.loads((options.work / f"{seed}.json").read_text()) for seed in range(options.seeds)]
-    summary = {
-        way: {name: [round(v, 4) for v in mean_and_spread([row[way][name] for row in rows])] for name in rows[0][way]}
-        for way in ("joint xyz", "joint zyx", "given x", "truth")
-    }
+    summary = summarise(rows)
     print(json.dumps(summary, indent=1))
     write_result("fashion", {**chosen, "seeds": options.seeds}, rows, mean_and_spread=summary)
     options.seed = 0
-    picture(load(options.work / "run-0"))
+    model = load(options.work / "run-0")
+    picture({order: model.sample(16, order=order, seed=2) for order in ORDERS})
 
 
 if __name__ == "__main__":

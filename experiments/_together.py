@@ -1,0 +1,139 @@
+"""Many small trainings side by side on one GPU, from pictures in its memory.
+
+A step of a small network is a thousand kernels that each leave most of a GPU idle. Here every training is a captured
+step on a stream of its own, and the host goes round them: their kernels fill the GPU together. Steps, engines and
+methods are those of ``jdm_fast train``; batches are cut from pictures that lie in the GPU's memory. Captured steps
+share PyTorch's one generator of random numbers, so noise, and with it a run, does not repeat to the bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jdm_fast.methods import Method
+from jdm_fast.training.engines import Engine, make_engine
+from jdm_fast.training.precision import choose_precision, numerics
+
+AHEAD = 40  # steps whose batches are cut at once
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Args:
+        name: for messages.
+        make: gives the method, after its seed is set.
+        pictures: by key of a batch, uint8 [N, C, h, w].
+        places: keys that show one place: they are drawn, cut and turned over together; all others alone.
+        side: of the squares that are cut out of the pictures. flip: turn every other one over.
+        lr: constant for half of the steps, then falling to 0.
+        engine: further options of :func:`jdm_fast.training.engines.make_engine`.
+    """
+
+    name: str
+    make: Callable[[], Method]
+    pictures: dict[str, Tensor]
+    places: Sequence[Sequence[str]]
+    side: int
+    flip: bool
+    batch_size: int
+    lr: float
+    seed: int
+    engine: dict[str, Any]
+
+
+class Batches:
+    """Endless random batches of a job, cut on the device many steps at a time."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self._job, self._device = job, device
+        self._pictures = {key: value.to(device) for key, value in job.pictures.items()}
+        self._generator = torch.Generator(device).manual_seed(1000 + job.seed)
+        self._ready: list[dict[str, Tensor]] = []
+
+    def next(self) -> dict[str, Tensor]:
+        """[B, C, side, side] by key, in [-1, 1]."""
+        if not self._ready:
+            cut: dict[str, Tensor] = {}
+            for keys in self._job.places:
+                cut |= self._cut(keys, AHEAD * self._job.batch_size)
+            parts = {key: value.split(self._job.batch_size) for key, value in cut.items()}
+            self._ready = [{key: values[k] for key, values in parts.items()} for k in range(AHEAD)]
+        return self._ready.pop()
+
+    def _cut(self, keys: Sequence[str], count: int) -> dict[str, Tensor]:
+        """The same places of all ``keys``."""
+        side, (n, _, height, width) = self._job.side, self._pictures[keys[0]].shape
+
+        def below(most: int) -> Tensor:
+            return torch.randint(most, (count, 1), device=self._device, generator=self._generator)
+
+        line = torch.arange(side, device=self._device)
+        chosen, rows, columns = below(n), below(height - side + 1) + line, below(width - side + 1) + line
+        if self._job.flip:
+            columns = torch.where(below(2) == 1, columns.flip(1), columns)
+        at = (chosen[:, :, None], slice(None), rows[:, :, None], columns[:, None, :])
+        return {key: self._pictures[key][at].permute(0, 3, 1, 2).float() / 127.5 - 1 for key in keys}
+
+
+def train_together(
+    jobs: Sequence[Job], steps: int, device: torch.device, ema_decay: float, seconds: float | None = None
+) -> tuple[dict[str, Method], int, float]:
+    """Train all jobs for the same number of steps.
+
+    Args:
+        steps: of each job. seconds: take fewer steps, a multiple of 500, if the first ones say that these would take
+            longer; at least 1000.
+
+    Returns:
+        By name the methods, with the average of their generators' weights; the steps; the seconds they took.
+    """
+    precision = choose_precision("tf32" if device.type == "cuda" else "fp32", device)
+    engines: list[tuple[Job, Method, Engine, Batches, Any]] = []
+    with numerics(precision, device):
+        for job in jobs:
+            torch.manual_seed(job.seed)
+            method: Any = job.make()
+            method = method.to(device).train()
+            engine, _ = make_engine("auto", method, lr=job.lr, precision=precision, ema_decay=ema_decay, **job.engine)
+            stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+            engines.append((job, method, engine, Batches(job, device), stream))
+        _synchronize(device)
+        began, done = time.monotonic(), 0
+        measured = began
+        while done < steps:
+            share = min(1.0, 2 * (1 - done / steps))
+            for job, _, engine, batches, stream in engines:
+                with nullcontext() if stream is None else torch.cuda.stream(stream):
+                    engine.step(batches.next(), job.lr * share)
+            done += 1
+            if done in (20, 220):
+                _synchronize(device)
+                now = time.monotonic()
+                if done == 220 and seconds is not None:
+                    fit = int((seconds - (now - began)) / ((now - measured) / 200)) // 500 * 500
+                    steps = max(1000, min(steps, fit))
+                    print(
+                        f"{(now - measured) / 200 * 1e3:.1f} ms a step of all {len(engines)}: {steps} steps", flush=True
+                    )
+                measured = now
+        _synchronize(device)
+    for _, method, engine, _, _ in engines:
+        with engine.averaged():
+            state = {name: value.clone() for name, value in method.state_dict().items()}
+        method.load_state_dict(state)
+        method.eval()
+    return {job.name: method for job, method, *_ in engines}, steps, time.monotonic() - began
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
