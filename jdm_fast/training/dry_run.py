@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from jdm_fast.data.geometry import as_size
 from jdm_fast.errors import UserError
 from jdm_fast.methods import METHODS
 from jdm_fast.training.config import TrainConfig
 from jdm_fast.training.engines import make_engine
+from jdm_fast.training.flop_count import FlopCount
 from jdm_fast.training.live_memory import LiveMemory, tensor_bytes
 from jdm_fast.training.needs import require_settings
 from jdm_fast.training.precision import Precision, choose_precision
@@ -168,13 +168,13 @@ class _Rehearsal:
     def _step(self, images: int) -> tuple[int, int, int, int]:
         """FLOPs and most further bytes of a step of so many items of each domain, those items' bytes, and all bytes
         before it."""
-        counter = FlopCounterMode(display=False)
+        counter = FlopCount()
         with self._fake, self._live:
             batch = self._batch(images)
             before = self._live.peak = self._live.bytes
             with counter:
                 self._engine.step(batch, self._config.lr)
-        return counter.get_total_flops(), self._live.peak - before, tensor_bytes(batch.values()), before
+        return counter.total, self._live.peak - before, tensor_bytes(batch.values()), before
 
     def _pools(self) -> int:
         """Bytes of full image pools; the rehearsed engine has none, as what a pool does depends on chance."""

@@ -73,3 +73,16 @@ def test_every_dependency_has_its_reason() -> None:
     wanted |= {Requirement(entry).name for entry in PROJECT["build-system"]["requires"]}
     missing = [name for name in sorted(wanted) if f"`{name}`" not in text]
     assert not missing, f"docs/dependencies.md says nothing of {missing}"
+
+
+@pytest.mark.parametrize("group", ["dependencies", *EXTRAS])
+def test_each_dependency_has_its_reason_in_the_docs(group: str) -> None:
+    rows = re.findall(r"^\| `([\w-]+)`(?: \(`\[\w+\]`\))? \|", (ROOT / "docs/dependencies.md").read_text(), re.M)
+    missing = {entry.name for entry in asked_for(group)} - set(rows)
+    assert not missing, f"docs/dependencies.md has no row for {', '.join(sorted(missing))}"
+
+
+def test_the_docs_list_no_dependency_that_is_none() -> None:
+    rows = re.findall(r"^\| `([\w-]+)`(?: \(`\[\w+\]`\))? \|", (ROOT / "docs/dependencies.md").read_text(), re.M)
+    known = {entry.name for group in ("dependencies", *EXTRAS) for entry in asked_for(group)}
+    assert set(rows) <= known, f"docs/dependencies.md has rows for {', '.join(sorted(set(rows) - known))}"

@@ -196,7 +196,7 @@ def too_small(run: Path, tmp: Path) -> list[str]:
 
 BAD_INPUT: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "no such command": (lambda run, tmp: ["paint"], "paint"),
-    "no such method": (lambda run, tmp: ["train", "cyclegan"], "cyclegan"),
+    "no such method": (lambda run, tmp: ["train", "stylegan"], "stylegan"),
     "no such data set": (lambda run, tmp: ["data", "mars"], "mars"),
     "missing run": (lambda run, tmp: ["translate", str(tmp / "gone"), str(tmp), str(tmp / "o")], "gone"),
     "missing input": (lambda run, tmp: ["translate", str(run), str(tmp / "gone"), str(tmp / "o")], "gone"),

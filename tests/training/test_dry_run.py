@@ -12,11 +12,13 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from jdm_fast.errors import UserError
-from jdm_fast.methods import JWDM, JWDMConfig
+from jdm_fast.methods import JWDM, WGANGP, JWDMConfig, WGANGPConfig
+from jdm_fast.methods.divergences import gradient_penalty
 from jdm_fast.training import TrainConfig
 from jdm_fast.training import dry_run as module
 from jdm_fast.training.dry_run import Need, dry_run
 from jdm_fast.training.engines import make_engine
+from jdm_fast.training.flop_count import FlopCount
 from jdm_fast.training.live_memory import LiveMemory, tensor_bytes
 from tests.training.fake_method import FakeConfig
 
@@ -74,6 +76,38 @@ def test_it_foretells_a_real_step_to_the_byte(memory: str, accumulate: int, cons
             engine.step(batch, 1e-3)
     assert sum(need.kept.values()) == kept and need.peak == live.peak
     assert need.flops == counter.get_total_flops()
+
+
+def test_a_gradient_penalty_counts() -> None:
+    """By hand, for a critic of one convolution of F operations: itself on the interpolates, its gradient, and the
+    gradient of that by the weights and by what the gradient came from."""
+    torch.manual_seed(0)
+    critic, images = torch.nn.Conv2d(3, 5, 4, stride=2, padding=1), torch.rand(2, 3, 8, 8)
+    once = 2 * (2 * 5 * 4 * 4) * (3 * 4 * 4)
+    with FlopCount() as count:
+        penalty = gradient_penalty(critic, images, [(1.0, images.flip(0))])
+        assert count.total == 2 * once
+        penalty.backward()
+    assert count.total == 4 * once
+
+
+def test_wgan_gp_is_foretold_with_its_penalties(console: Console) -> None:
+    """PyTorch's own counter fails on its gradient of a gradient."""
+    method = WGANGPConfig(width=4, depth=4, max_width=8, critic_width=4)
+    config = replace(CONFIG, method=method, critic_steps=2)
+    need = dry_run(config, console).need
+    torch.manual_seed(0)
+    with LiveMemory() as live:
+        engine, _ = make_engine("eager", WGANGP(method), lr=1e-3, betas=(0.5, 0.9), critic_steps=2)
+        batch = {name: torch.rand(3, 3, 32, 32) * 2 - 1 for name in ("x", "y")}
+        engine.step(batch, 1e-3)
+        live.peak = kept = live.bytes
+        with FlopCount() as count:
+            engine.step(batch, 1e-3)
+    assert need.flops == count.total
+    assert sum(need.kept.values()) == kept and need.peak == live.peak
+    without = dry_run(replace(config, method=replace(method, gradient_penalty_weight=0.0)), console).need
+    assert need.flops > 1.2 * without.flops and need.passing > without.passing
 
 
 def test_every_part_by_hand(console: Console) -> None:
