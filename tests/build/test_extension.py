@@ -165,7 +165,13 @@ except AttributeError as error:
 
 
 def test_public_names() -> None:
-    for name in ("instance_norm", "softmax_critic_loss", "interpolate_latents", "frames_to_uint8"):
+    for name in (
+        "instance_norm",
+        "interpolate_instance_norm",
+        "softmax_critic_loss",
+        "interpolate_latents",
+        "frames_to_uint8",
+    ):
         assert callable(getattr(jf.ops, name)) and callable(getattr(jf.ops.reference, name))
     assert jf.methods.JWDM and jf.methods.JWDMConfig and callable(jf.load)
     assert issubclass(jf.errors.UserError, ValueError)
