@@ -21,6 +21,7 @@ from jdm_fast.synthesis.conditions import Size
 from jdm_fast.synthesis.padding import pad_reflect, padded_side
 from jdm_fast.synthesis.pictures import batch_for, rgb, to_float
 from jdm_fast.synthesis.sample import TupleSampler
+from jdm_fast.synthesis.tiled import check_tile, decode_tiled, encode_tiled, has_tiles
 
 _MODES = ("lerp", "slerp")
 
@@ -99,16 +100,26 @@ class Model:
         return self.method.decode(latent.to(self.device), self._domain(domain))
 
     @torch.inference_mode()
-    def translate(self, images: Any, to: str = "y", source: str | None = None, batch_size: int | None = None) -> Any:
+    def translate(
+        self,
+        images: Any,
+        to: str = "y",
+        source: str | None = None,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> Any:
         """Pictures of ``source`` (default: the other domain) as pictures of ``to``, of the kind and size they came in.
 
         Args:
             images: float tensor [N, 3, H, W] in [-1, 1]; or uint8 array [N, H, W, 3] or [H, W, 3]; or a PIL image; or a
                 list of PIL images, which may differ in size.
             batch_size: pictures that go through the networks at once; default by their size.
+            tile: side in pixels of the tiles that large pictures are worked on in, such as 256: less memory, more time
+                and the same result up to rounding, see :mod:`jdm_fast.synthesis.tiled`. Default: the whole picture.
 
         Raises:
-            UserError: an unknown domain, or one of vectors. TypeError, ValueError: ``images`` is none of these.
+            UserError: an unknown domain, or one of vectors; a ``tile`` that is too small or for a method that is no
+                auto-encoder. TypeError, ValueError: ``images`` is none of these.
         """
         self._require("translate")
         to = self._domain(to)
@@ -116,8 +127,10 @@ class Model:
         for domain in (to, source):
             if domain in getattr(self.method, "vectors", {}):
                 raise UserError(f"{self.name}: {domain} is a domain of vectors, not of pictures; use sample(given=...)")
+        if tile is not None:
+            self._check_tile(tile)
         if isinstance(images, Image.Image):
-            return Image.fromarray(self._translate_uint8(rgb(images)[None], to, source, batch_size)[0])
+            return Image.fromarray(self._translate_uint8(rgb(images)[None], to, source, batch_size, tile)[0])
         if isinstance(images, Tensor):
             if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
                 raise ValueError(
@@ -127,7 +140,7 @@ class Model:
                 return images.clone()
             chunks = images.split(batch_size or batch_for(*images.shape[-2:]))
             return torch.cat(
-                [self._translate(chunk.to(self.device, torch.float32), to, source).to(images) for chunk in chunks]
+                [self._translate(chunk.to(self.device, torch.float32), to, source, tile).to(images) for chunk in chunks]
             )
         if isinstance(images, np.ndarray):
             if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
@@ -135,9 +148,9 @@ class Model:
                     f"an array of images must be uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
                 )
             batch = images if images.ndim == 4 else images[None]
-            return self._translate_uint8(batch, to, source, batch_size).reshape(images.shape)
+            return self._translate_uint8(batch, to, source, batch_size, tile).reshape(images.shape)
         if isinstance(images, Sequence) and all(isinstance(image, Image.Image) for image in images):
-            return self._translate_list(images, to, source, batch_size)
+            return self._translate_list(images, to, source, batch_size, tile)
         raise TypeError(
             f"images must be a tensor, a uint8 array, a PIL image or a list of PIL images, got {type(images)}"
         )
@@ -295,29 +308,37 @@ class Model:
 
     # ---- conversions ------------------------------------------------------------------------------------------------
 
-    def _translate(self, images: Tensor, to: str, source: str) -> Tensor:
+    def _translate(self, images: Tensor, to: str, source: str, tile: int | None) -> Tensor:
         height, width = images.shape[-2:]
-        return self.method.translate(self._padded(images), to, source)[..., :height, :width]
+        padded = self._padded(images)
+        if tile is None:
+            made = self.method.translate(padded, to, source)
+        else:
+            made = decode_tiled(self.method, encode_tiled(self.method, padded, source, tile), to, tile)
+        return made[..., :height, :width]
 
     def _translate_list(
-        self, images: Sequence[Image.Image], to: str, source: str, batch_size: int | None
+        self, images: Sequence[Image.Image], to: str, source: str, batch_size: int | None, tile: int | None
     ) -> list[Image.Image]:
         places: dict[tuple[int, int], list[int]] = {}  # one batch for all pictures of a size
         for place, image in enumerate(images):
             places.setdefault(image.size, []).append(place)
         out: dict[int, Image.Image] = {}
         for same in places.values():
-            arrays = self._translate_uint8(np.stack([rgb(images[place]) for place in same]), to, source, batch_size)
+            batch = np.stack([rgb(images[place]) for place in same])
+            arrays = self._translate_uint8(batch, to, source, batch_size, tile)
             out |= {place: Image.fromarray(array) for place, array in zip(same, arrays, strict=True)}
         return [out[place] for place in range(len(images))]
 
-    def _translate_uint8(self, images: np.ndarray, to: str, source: str, batch_size: int | None) -> np.ndarray:
+    def _translate_uint8(
+        self, images: np.ndarray, to: str, source: str, batch_size: int | None, tile: int | None
+    ) -> np.ndarray:
         out = np.empty_like(images)
         height, width = images.shape[1:3]
         step = batch_size or batch_for(height, width)
         for start in range(0, len(images), step):
             chunk = to_float(images[start : start + step]).to(self.device)
-            out[start : start + step] = self._to_uint8(self._translate(chunk, to, source), (height, width))
+            out[start : start + step] = self._to_uint8(self._translate(chunk, to, source, tile), (height, width))
         return out
 
     def _padded(self, images: Tensor) -> Tensor:
@@ -335,6 +356,13 @@ class Model:
         what = "translates no pictures" if use == "translate" else "has no latents, which encode, decode and video need"
         others = "sample draws from it" if hasattr(self.method, "sample") else "expected a run of jwdm"
         raise UserError(f"{self.name}: a model of {kind} {what}; {others}")
+
+    def _check_tile(self, tile: int) -> None:
+        """UserError unless pictures can be worked on in tiles of this side."""
+        check_tile(tile)
+        if not has_tiles(self.method):
+            kind = type(self.method).__name__
+            raise UserError(f"{self.name}: a model of {kind} cannot work in tiles, one of jwdm can; leave tile out")
 
     def _domain(self, domain: str) -> str:
         if domain not in self.domains:
