@@ -27,6 +27,8 @@ from jdm_fast.networks.layers import InstanceNorm
 MINIMUM_TILE = 16
 """Of smaller tiles nearly all is halo."""
 
+_ROWS = 32  # of a map in half precision that are float32 at a time
+
 Span = tuple[int, int]
 """Rows, or columns, from the first to the one after the last."""
 
@@ -37,7 +39,8 @@ def encode_tiled(method: Any, images: Tensor, domain: str, tile: int) -> Tensor:
 
     Args:
         method: of an auto-encoder for each domain: JWDM.
-        images: [N, channels, H, W] in [-1, 1], of the networks' dtype; worked on one by one.
+        images: [N, channels, H, W] in [-1, 1], of the networks' dtype, or any under autocast;
+            worked on one by one.
         domain: of ``images``.
         tile: side of a tile in pixels of the image, at least 16. Any size goes with any tile.
 
@@ -74,7 +77,7 @@ def decode_tiled(method: Any, latents: Tensor, domain: str, tile: int) -> Tensor
 
     Args:
         method: of an auto-encoder for each domain: JWDM.
-        latents: [N, latent_channels, h, w], of the networks' dtype; worked on one by one.
+        latents: [N, latent_channels, h, w], of the networks' dtype, or any under autocast; worked on one by one.
         domain: of the images to make.
         tile: side of a tile in pixels of the image, at least 16. Any size goes with any tile.
 
@@ -206,7 +209,17 @@ class _Statistics:
         self.count = both
 
     def apply_(self, feature: Tensor, norm: InstanceNorm) -> Tensor:
-        """``norm`` of ``feature`` in its own memory, a part of the planes or all of them."""
+        """``norm`` of ``feature`` in its own memory, a part of the planes or all of them.
+
+        Half precision is worked on in float32, as the kernels do, some rows at a time.
+        """
+        if feature.dtype in (torch.float16, torch.bfloat16):
+            for rows in feature.split(_ROWS, dim=2):
+                rows.copy_(self._apply_(rows.float(), norm))
+            return feature
+        return self._apply_(feature, norm)
+
+    def _apply_(self, feature: Tensor, norm: InstanceNorm) -> Tensor:
         scale = torch.rsqrt(self.squares / self.count + norm.eps)
         if norm.weight is not None:
             scale = scale * norm.weight.double()[:, None, None]

@@ -70,6 +70,19 @@ def test_float32_keeps_its_precision(offset: float, tolerance: float) -> None:
     assert (made - expected).abs().max() < tolerance
 
 
+def test_autocast_costs_no_more_than_without_tiles() -> None:
+    exact, networks, pictures = method(), method(torch.float32), images(64, 100)
+    with torch.no_grad():
+        latents = exact.encode(pictures, "x")
+        expected = exact.decode(latents, "y")
+        with torch.autocast("cpu", torch.bfloat16):
+            whole = networks.encode(pictures.float(), "x"), networks.decode(latents.float(), "y")
+            tiled = encode_tiled(networks, pictures.float(), "x", 32), decode_tiled(networks, latents.float(), "y", 32)
+    for made, alone, wanted in zip(tiled, whole, (latents, expected), strict=True):
+        assert made.dtype == alone.dtype == torch.bfloat16
+        assert (made - wanted).square().mean() < 1.2 * (alone - wanted).square().mean()
+
+
 def test_the_tiles_would_show_without_common_statistics() -> None:
     """What the module is for: the same picture encoded in parts, even far from their edges, comes out otherwise."""
     networks, pictures = method(embedding_kernel=1), images(64, 256, count=1)
