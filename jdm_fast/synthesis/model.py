@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +14,14 @@ from torch import Tensor, nn
 
 from jdm_fast import methods
 from jdm_fast.errors import UserError
-from jdm_fast.ops import frames_to_uint8, interpolate_latents
+from jdm_fast.ops import frames_to_uint8
 from jdm_fast.runs import load_run
 from jdm_fast.synthesis.conditions import Size
+from jdm_fast.synthesis.frame_engine import FrameEngine, Piece
 from jdm_fast.synthesis.padding import pad_reflect, padded_side
 from jdm_fast.synthesis.pictures import batch_for, rgb, to_float
 from jdm_fast.synthesis.sample import TupleSampler
 from jdm_fast.synthesis.tiled import check_tile, decode_tiled, encode_tiled, has_tiles
-
-_MODES = ("lerp", "slerp")
 
 
 def load(
@@ -163,7 +161,10 @@ class Model:
         factor: int = 8,
         source: str = "x",
         mode: str = "lerp",
-        batch_size: int | None = None,
+        batch_size: int | str | None = None,
+        engine: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Algorithm 2 of the JWDM paper for a whole sequence: ``factor`` times the frames, in both domains.
 
@@ -172,14 +173,15 @@ class Model:
             factor: n of the paper; n - 1 frames are made between two key frames.
             source: the domain of ``frames``.
             mode: ``lerp`` (the paper's) or ``slerp``.
-            batch_size: frames decoded at once; default by their size.
+            batch_size: frames decoded at once; default by their size, on a GPU by what fits its memory.
+            engine, precision, tile: see :class:`jdm_fast.synthesis.FrameEngine`.
 
         Returns:
             By domain, uint8 [(T - 1) * factor + 1, H, W, 3] in time order. Key frames too are decoded from their
             latents.
         """
         parts: dict[str, list[np.ndarray]] = {domain: [] for domain in self.domains}
-        for part in self.stream_video(frames, factor, source, mode, batch_size):
+        for part in self.stream_video(frames, factor, source, mode, batch_size, engine, precision, tile):
             for domain, made in part.items():
                 parts[domain].append(made)
         if not parts[source]:
@@ -192,41 +194,30 @@ class Model:
         factor: int = 8,
         source: str = "x",
         mode: str = "lerp",
-        batch_size: int | None = None,
-    ) -> Iterator[dict[str, np.ndarray]]:
+        batch_size: int | str | None = None,
+        engine: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
+    ) -> Generator[dict[str, np.ndarray], None, None]:
         """:meth:`video` in pieces: yields by domain uint8 [b, H, W, 3], b at most the batch size, in time order.
 
         Memory does not grow with the length. Each key frame is encoded once: it ends one pair and begins the next.
+        ``frames`` is read in a thread of its own, a few frames ahead. Frames at other times, in some domains alone:
+        :class:`jdm_fast.synthesis.FrameEngine`.
         """
         self._require("encode")
-        source = self._domain(source)
         if factor < 1:
             raise UserError(f"factor must be at least 1, got {factor}")
-        if mode not in _MODES:
-            raise UserError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
-        return self._stream(iter(frames), factor, source, mode, batch_size)
-
-    @torch.inference_mode()  # a generator under this decorator leaves the mode whenever it hands over
-    def _stream(
-        self, frames: Iterator[np.ndarray], factor: int, source: str, mode: str, batch_size: int | None
-    ) -> Iterator[dict[str, np.ndarray]]:
-        first = next(frames, None)
-        if first is None:
-            return
-        size = first.shape[:2]
-        batch_size = batch_size or batch_for(*size)
-        pairs = max(1, batch_size // factor)  # key frames that begin a pair, and are encoded together
-        last = self.encode(to_float(_frames([first], size)), source)
-        while key_frames := list(islice(frames, pairs)):
-            latents = torch.cat([last, self.encode(to_float(_frames(key_frames, size)), source)])
-            between = interpolate_latents(latents, factor, mode=mode)[:-1]  # the last key frame begins the next piece
-            yield from self._decode_all(between, size, batch_size)
-            last = latents[-1:]
-        yield from self._decode_all(last, size, batch_size)
-
-    def _decode_all(self, latents: Tensor, size: tuple[int, int], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        for chunk in latents.split(batch_size):
-            yield {domain: self._to_uint8(self.method.decode(chunk, domain), size) for domain in self.domains}
+        made = FrameEngine(
+            self,
+            source=source,
+            mode=mode,
+            engine=engine,
+            precision=precision,
+            batch_size=batch_size,
+            tile=tile,
+        )
+        return made.stream(_pieces(frames, factor))
 
     # ---- tuples of all domains --------------------------------------------------------------------------------------
 
@@ -373,13 +364,16 @@ class Model:
         return next(other for other in self.domains if other != domain)
 
 
-def _frames(frames: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+def _pieces(frames: Iterable[np.ndarray], factor: int) -> Iterator[Piece]:
+    """``factor`` frames, evenly spaced, from each key frame to the next, and the last key frame."""
+    steps = tuple(k / factor for k in range(factor))
+    last = None
     for frame in frames:
-        if frame.dtype != np.uint8 or frame.shape != (*size, 3):
-            raise ValueError(
-                f"frames must be uint8 {[*size, 3]} as the first one, got {frame.dtype} {list(frame.shape)}"
-            )
-    return np.stack(frames)
+        if last is not None:
+            yield Piece(last, steps)
+        last = frame
+    if last is not None:
+        yield Piece(last, (0.0,))
 
 
 def _trained_size(config: Mapping[str, Any]) -> Size | None:
