@@ -170,6 +170,35 @@ void bench_interpolate_latents(DType dtype) {
   report(label, key_bytes + frame_bytes, median_seconds(forward));
 }
 
+void bench_interpolate_instance_norm(DType dtype, bool channels_last) {
+  const int64_t keys = 5, steps = 8, frames = (keys - 1) * steps + 1, channels = 256, pixels = 64 * 64;
+  const InterpolateInstanceNormShape shape{keys, frames, channels, pixels, channels_last, dtype, Activation::kRelu,
+                                           0,    1e-5};
+  const double key_bytes = static_cast<double>(keys * channels * pixels * dtype_size(dtype));
+  const double frame_bytes = static_cast<double>(frames * channels * pixels * dtype_size(dtype));
+  const size_t copies = std::max<size_t>(2, kRotatingBytes / static_cast<size_t>(frame_bytes));
+  const Rotating u(dtype, keys * channels * pixels, copies), y(dtype, frames * channels * pixels, copies);
+  std::vector<double> times;
+  for (int64_t f = 0; f < frames; ++f) times.push_back(static_cast<double>(f) / static_cast<double>(steps));
+  void* const positions = backend::allocate(times.size() * sizeof(double));
+  backend::to_device(positions, times.data(), times.size() * sizeof(double));
+  const std::string label =
+      std::string("interpolate_instance_norm 5 keys, 8 steps ") + name(dtype) + (channels_last ? " nhwc" : " nchw");
+  const auto call = [&](size_t i) {
+    backend::interpolate_instance_norm(shape, {u[i], static_cast<const double*>(positions), nullptr, nullptr, y[i]});
+  };
+  call(0);
+  double squares = 0;  // of relu of normalised planes: half of those of the plane, about
+  const std::vector<double> first = y.values(0);
+  for (const double value : first) {
+    expect(value >= 0, label.c_str());
+    squares += value * value;
+  }
+  expect(std::fabs(squares / static_cast<double>(first.size()) - 0.5) < 0.05, label.c_str());
+  report(label, key_bytes + frame_bytes, median_seconds(call));
+  backend::release(positions);
+}
+
 void bench_frames_to_uint8(DType dtype) {
   const FramesToUint8Shape shape{16, 3, 512 * 256, false, dtype, false};
   const int64_t count = shape.batch * shape.channels * shape.pixels;
@@ -225,6 +254,7 @@ int main(int argc, char** argv) {
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     for (const bool channels_last : {false, true}) bench_instance_norm(dtype, channels_last);
     bench_interpolate_latents(dtype);
+    for (const bool channels_last : {false, true}) bench_interpolate_instance_norm(dtype, channels_last);
     bench_frames_to_uint8(dtype);
     bench_softmax_critic_loss(dtype);
   }

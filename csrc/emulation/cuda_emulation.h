@@ -197,6 +197,8 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, const char* file = _
       cuda_emulation::detail::meet(cuda_emulation::detail::Collective::kBallot, mask, predicate != 0, 0, file, line));
 }
 
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, const char* file = __builtin_FILE(),
               int line = __builtin_LINE()) {

@@ -13,6 +13,7 @@
 
 #include "../kernels/frames_to_uint8.h"
 #include "../kernels/instance_norm.h"
+#include "../kernels/interpolate_instance_norm.h"
 #include "../kernels/interpolate_latents.h"
 #include "../kernels/softmax_critic_loss.h"
 
@@ -110,6 +111,12 @@ inline void instance_norm_backward(const InstanceNormShape& shape, const Instanc
   instance_norm_backward_cuda(shape, args, workspace, multiprocessors(), nullptr);
   check_launch();
 }
+inline void interpolate_instance_norm(const InterpolateInstanceNormShape& shape,
+                                      const InterpolateInstanceNormArgs& args) {
+  void* workspace = scratch(interpolate_instance_norm_workspace_cuda(shape, multiprocessors()));
+  interpolate_instance_norm_cuda(shape, args, workspace, multiprocessors(), nullptr);
+  check_launch();
+}
 inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* coefficients,
                                         void* y) {
   interpolate_latents_forward_cuda(shape, z, coefficients, y, nullptr);
@@ -137,6 +144,10 @@ inline void instance_norm_forward(const InstanceNormShape& shape, const Instance
 }
 inline void instance_norm_backward(const InstanceNormShape& shape, const InstanceNormBackward& args) {
   instance_norm_backward_cpu(shape, args, num_threads());
+}
+inline void interpolate_instance_norm(const InterpolateInstanceNormShape& shape,
+                                      const InterpolateInstanceNormArgs& args) {
+  interpolate_instance_norm_cpu(shape, args, num_threads());
 }
 inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* coefficients,
                                         void* y) {

@@ -54,7 +54,8 @@ def interpolate_instance_norm(
             channels_last tensors are taken as they are, others are copied first. C, h and w may be 0.
         positions: F numbers in [0, T-1] that never decrease; or an int n >= 1 for 0, 1/n, 2/n, ... T-1, which are
             (T-1)*n + 1. A tensor [F] on the device of ``u`` is used as it is: on a GPU its numbers are not looked at,
-            which would wait for the GPU, so they must be right (frames of others hold anything).
+            which would wait for the GPU, so they must be right (frames of others hold anything). Numbers of a
+            sequence are copied to the GPU, which a CUDA graph cannot record: give one an int or a tensor.
         weight: [C], any floating dtype, or None for 1.
         bias: [C], any floating dtype, or None for 0.
         activation: ``"none"``, ``"relu"`` or ``"leaky_relu"``.

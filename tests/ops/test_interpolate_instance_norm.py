@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch._dynamo.testing
 from torch import Tensor
 
 from jdm_fast import ops
+
+module = sys.modules["jdm_fast.ops.interpolate_instance_norm"]
 
 CASES = [  # shape of u, positions
     ((2, 4, 3, 3), 4),  # one pair
@@ -213,6 +216,37 @@ def test_backward_says_that_there_is_none() -> None:
     y = ops.interpolate_instance_norm(u, 3)
     with pytest.raises(NotImplementedError, match="no derivative: it is for inference.*interpolate_latents"):
         y.sum().backward()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@layouts
+def test_a_cuda_graph_replays_other_times(channels_last: bool) -> None:
+    """With a tensor of positions: the times are read when the graph runs, not when it is recorded."""
+    u = key_maps((4, 8, 16, 16), torch.float32, channels_last=channels_last).cuda()
+    positions = torch.tensor([0.0, 0.5, 1.0, 2.5], dtype=torch.float64, device="cuda")
+    with torch.no_grad():
+        ops.interpolate_instance_norm(u, positions)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = ops.interpolate_instance_norm(u, positions)
+        for times in ([0.0, 0.5, 1.0, 2.5], [0.25, 0.5, 0.75, 3.0], [2.0, 2.1, 2.2, 2.3]):
+            positions.copy_(torch.tensor(times, dtype=torch.float64))
+            graph.replay()
+            torch.testing.assert_close(y, ops.interpolate_instance_norm(u, times))
+
+
+@layouts
+def test_the_plain_implementation(channels_last: bool, dtype: torch.dtype) -> None:
+    """What runs without the compiled extension: the same values in the same layout."""
+    u = key_maps((3, 5, 6, 7), dtype, channels_last=channels_last)
+    weight, bias = parameters(5)
+    positions = torch.tensor([0.0, 0.3, 1.7, 2.0], dtype=torch.float64)
+    y = module._reference(u, positions, weight, bias, "leaky_relu", 0.2, 1e-5)
+    expected = ops.interpolate_instance_norm(u, positions, weight, bias, "leaky_relu")
+    assert y.stride() == expected.stride()
+    tolerance = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y, expected, rtol=tolerance, atol=16 * torch.finfo(torch.float32).eps + tolerance)
 
 
 # ---- errors
