@@ -20,7 +20,7 @@ from jdm_fast.synthesis.conditions import Size
 from jdm_fast.synthesis.frame_engine import FrameEngine, Piece
 from jdm_fast.synthesis.padding import pad_reflect, padded_side
 from jdm_fast.synthesis.pictures import batch_for, rgb, to_float
-from jdm_fast.synthesis.sample import TupleSampler
+from jdm_fast.synthesis.sample import TupleSampler, require_mapping
 from jdm_fast.synthesis.tiled import check_tile, decode_tiled, encode_tiled, has_tiles
 
 
@@ -263,7 +263,7 @@ class Model:
                 number that does not fit; values that are not finite. ValueError, TypeError: what is given is neither
                 images nor vectors of the right channels and range.
         """
-        return self.sampler.sample(n, given or {}, order, draws, only, size, seed, batch_size, resize)
+        return self.sampler.sample(n, require_mapping(given), order, draws, only, size, seed, batch_size, resize)
 
     def interpolate(
         self,
@@ -295,7 +295,9 @@ class Model:
         Raises:
             As :meth:`sample`.
         """
-        return self.sampler.interpolate(steps, mode, given or {}, order, rows, seed, size, batch_size, resize)
+        return self.sampler.interpolate(
+            steps, mode, require_mapping(given), order, rows, seed, size, batch_size, resize
+        )
 
     # ---- conversions ------------------------------------------------------------------------------------------------
 
