@@ -88,9 +88,13 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
     if constexpr (kVectorised) {
       if (channels_vector(shape) == kVector &&
           vector_aligned(args.x, args.residual, args.y, args.weight, args.bias, args.mean, args.rstd)) {
-        const ClusterPlan cluster = cluster_plan(shape, /*backward=*/false, device, instance_norm_override_cuda());
+        InstanceNormOverride& wish = instance_norm_override_cuda();
+        const ClusterPlan cluster = cluster_plan(shape, /*backward=*/false, device, wish);
         const int64_t tiles = tiles_of(shape, kVector, cluster.lanes_log2);
-        if (cluster.blocks > 0 && launch_cluster(args, shape.batch, cluster, tiles, stream)) return;
+        if (cluster.blocks > 0) {
+          if (launch_cluster(args, shape.batch, cluster, tiles, stream)) return;
+          if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
+        }
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,
                                            stream);
       }

@@ -45,27 +45,26 @@ __device__ __forceinline__ void tile_moments(const NormForward<T>& args, const T
 #pragma unroll
   for (int e = 0; e < kVector; ++e) own[e] = Moments<A>{};
   if (!tile.active) return;
+  const ThreadRows rows(tile, args.channels, args.pixels);
   A count = A(0);  // of every channel
-  const T* const x = args.x + tile.offset(args.channels, args.pixels);
-  const int64_t step = tile.rows * args.channels;
   A shift[kVector];
-  unpack(load<kVector>(x), shift);
-  for (int64_t first = tile.begin + tile.row; first < tile.end; first += kRunRows * tile.rows) {
+  unpack(load<kVector>(args.x + tile.offset(args.channels, args.pixels)), shift);
+  for (int first = 0; first < rows.count; first += kRunRows) {
     Run<kVector, A> run{};
-    const int64_t last = first + kRunRows * tile.rows < tile.end ? first + kRunRows * tile.rows : tile.end;
-    for (int64_t pixel = first; pixel < last; pixel += kTileUnroll * tile.rows) {
+    const int end = first + kRunRows < rows.count ? first + kRunRows : rows.count;
+    for (int r = first; r < end; r += kTileUnroll) {
       Packed<T, kVector> packed[kTileUnroll];
-      const T* const at = x + pixel * args.channels;
+      const T* const at = args.x + rows.start + r * rows.step;
 #pragma unroll
       for (int u = 0; u < kTileUnroll; ++u) {
-        if (pixel + u * tile.rows < last) packed[u] = load_once<kVector>(at + u * step);
+        if (r + u < end) packed[u] = load_once<kVector>(at + u * rows.step);
       }
 #pragma unroll
       for (int u = 0; u < kTileUnroll; ++u) {
-        if (pixel + u * tile.rows < last) {
+        if (r + u < end) {
           A value[kVector];
           unpack(packed[u], value);
-          if (u == 0 && pixel == first) run.begin(value);
+          if (u == 0 && r == first) run.begin(value);
           run.add(value);
         }
       }
@@ -85,77 +84,74 @@ __device__ __forceinline__ void tile_moments(const NormForward<T>& args, const T
 template <typename T, int kVector, typename Ready>
 __device__ __forceinline__ void tile_forward(const NormForward<T>& args, const Tile<kVector>& tile, bool streaming,
                                              Ready ready) {
-  using A = Accumulator<T>;
   constexpr int kHalf = kTileUnroll / 2;  // residuals in flight, which come on top
-  const int64_t start = tile.offset(args.channels, args.pixels), step = tile.rows * args.channels;
-  const int64_t end = tile.active ? tile.end : tile.begin;
-  int64_t first = tile.begin + tile.row;
+  const ThreadRows rows(tile, args.channels, args.pixels);
   Packed<T, kVector> packed_x[kTileUnroll];
-  const auto load_rows = [&] {
+  const auto load_rows = [&](int r) {
+    const T* const at = args.x + rows.start + r * rows.step;
 #pragma unroll
     for (int u = 0; u < kTileUnroll; ++u) {
-      if (first + u * tile.rows < end) {
-        packed_x[u] = load_once<kVector>(args.x + start + first * args.channels + u * step);
-      }
+      if (r + u < rows.count) packed_x[u] = load_once<kVector>(at + u * rows.step);
     }
   };
-  load_rows();
-  Channel<A> channel[kVector] = {};
+  load_rows(0);
+  Channel<Accumulator<T>> channel[kVector] = {};
   ready(channel);
-  while (first < end) {
-    const int64_t at = start + first * args.channels;
+  for (int r = 0; r < rows.count; r += kTileUnroll) {
+    const int64_t at = rows.start + r * rows.step;
 #pragma unroll
     for (int half = 0; half < kTileUnroll; half += kHalf) {
       Packed<T, kVector> packed_residual[kHalf] = {};
       if (args.residual != nullptr) {
 #pragma unroll
         for (int u = 0; u < kHalf; ++u) {
-          if (first + (half + u) * tile.rows < end) {
-            packed_residual[u] = load_once<kVector>(args.residual + at + (half + u) * step);
+          if (r + half + u < rows.count) {
+            packed_residual[u] = load_once<kVector>(args.residual + at + (half + u) * rows.step);
           }
         }
       }
 #pragma unroll
       for (int u = 0; u < kHalf; ++u) {
-        if (first + (half + u) * tile.rows < end) {
-          store(args.y + at + (half + u) * step,
+        if (r + half + u < rows.count) {
+          store(args.y + at + (half + u) * rows.step,
                 forward_vector(packed_x[half + u], packed_residual[u], channel, args.slope), streaming);
         }
       }
     }
-    first += kTileUnroll * tile.rows;
-    load_rows();
+    load_rows(r + kTileUnroll);
   }
 }
 
 constexpr int kTileUnrollBackward = kTileUnroll / 2;  // of x and dy each
 
+// Rows r to r + kTileUnrollBackward of a thread, on their way.
 template <typename T, int kVector>
-__device__ __forceinline__ void load_rows_backward(const NormBackward<T>& args, const Tile<kVector>& tile,
-                                                   int64_t first, int64_t end,
-                                                   Packed<T, kVector> (&packed_x)[kTileUnrollBackward],
-                                                   Packed<T, kVector> (&packed_dy)[kTileUnrollBackward]) {
-  const int64_t at = tile.offset(args.channels, args.pixels) + first * args.channels;
-  const int64_t step = tile.rows * args.channels;
+struct RowsBackward {
+  Packed<T, kVector> x[kTileUnrollBackward], dy[kTileUnrollBackward];
+
+  __device__ __forceinline__ void load_from(const NormBackward<T>& args, const ThreadRows& rows, int r) {
+    const int64_t at = rows.start + r * rows.step;
 #pragma unroll
-  for (int u = 0; u < kTileUnrollBackward; ++u) {
-    if (first + u * tile.rows < end) {
-      packed_x[u] = load_once<kVector>(args.x + at + u * step);
-      packed_dy[u] = load_once<kVector>(args.dy + at + u * step);
+    for (int u = 0; u < kTileUnrollBackward; ++u) {
+      if (r + u < rows.count) {
+        x[u] = load_once<kVector>(args.x + at + u * rows.step);
+        dy[u] = load_once<kVector>(args.dy + at + u * rows.step);
+      }
     }
   }
-}
+};
 
 template <typename T, int kVector>
 __device__ __forceinline__ void tile_gradient_sums(const NormBackward<T>& args, const Tile<kVector>& tile,
                                                    const Channel<Accumulator<T>> (&channel)[kVector],
                                                    Sums<Accumulator<T>> (&own)[kVector]) {
-  for (int64_t first = tile.begin + tile.row; first < tile.end; first += kTileUnrollBackward * tile.rows) {
-    Packed<T, kVector> packed_x[kTileUnrollBackward], packed_dy[kTileUnrollBackward];
-    load_rows_backward(args, tile, first, tile.end, packed_x, packed_dy);
+  const ThreadRows rows(tile, args.channels, args.pixels);
+  for (int r = 0; r < rows.count; r += kTileUnrollBackward) {
+    RowsBackward<T, kVector> packed;
+    packed.load_from(args, rows, r);
 #pragma unroll
     for (int u = 0; u < kTileUnrollBackward; ++u) {
-      if (first + u * tile.rows < tile.end) add_gradients(packed_x[u], packed_dy[u], channel, args.slope, own);
+      if (r + u < rows.count) add_gradients(packed.x[u], packed.dy[u], channel, args.slope, own);
     }
   }
 }
@@ -165,24 +161,21 @@ template <typename T, int kVector, typename Ready>
 __device__ __forceinline__ void tile_backward(const NormBackward<T>& args, const Tile<kVector>& tile, bool streaming,
                                               const Channel<Accumulator<T>> (&channel)[kVector], Ready ready) {
   using A = Accumulator<T>;
-  const int64_t start = tile.offset(args.channels, args.pixels), step = tile.rows * args.channels;
-  const int64_t end = tile.active ? tile.end : tile.begin;
-  int64_t first = tile.begin + tile.row;
-  Packed<T, kVector> packed_x[kTileUnrollBackward], packed_dy[kTileUnrollBackward];
-  load_rows_backward(args, tile, first, end, packed_x, packed_dy);
+  const ThreadRows rows(tile, args.channels, args.pixels);
+  RowsBackward<T, kVector> packed;
+  packed.load_from(args, rows, 0);
   A mean_g[kVector] = {}, tilt[kVector] = {};
   ready(mean_g, tilt);
-  while (first < end) {
-    const int64_t at = start + first * args.channels;
+  for (int r = 0; r < rows.count; r += kTileUnrollBackward) {
+    const int64_t at = rows.start + r * rows.step;
 #pragma unroll
     for (int u = 0; u < kTileUnrollBackward; ++u) {
-      if (first + u * tile.rows < end) {
-        store(args.dx + at + u * step, backward_vector(packed_x[u], packed_dy[u], channel, args.slope, mean_g, tilt),
-              streaming);
+      if (r + u < rows.count) {
+        store(args.dx + at + u * rows.step,
+              backward_vector(packed.x[u], packed.dy[u], channel, args.slope, mean_g, tilt), streaming);
       }
     }
-    first += kTileUnrollBackward * tile.rows;
-    load_rows_backward(args, tile, first, end, packed_x, packed_dy);
+    packed.load_from(args, rows, r + kTileUnrollBackward);
   }
 }
 

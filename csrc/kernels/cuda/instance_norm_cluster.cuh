@@ -21,24 +21,20 @@ template <typename T>
 using HeldVector = Packed<T, kVectorElements<T>>;
 
 // Rows of one of `threads` threads, of a part of at most `chunk` rows.
-__host__ __device__ inline int held_rows(int64_t chunk, int lanes_log2, int threads) {
+inline int held_rows(int64_t chunk, int lanes_log2, int threads) {
   return static_cast<int>(ceil_divide(chunk, threads >> lanes_log2));
 }
 
-// Of a thread in a tile: which of its rows, where they are in memory and in the block's shared memory.
-struct HeldRows {
-  int count;            // this thread's
-  int per_group;        // of a group of copies
-  int64_t start, step;  // offsets in memory
+// The rows of a thread, copied in groups.
+struct HeldRows : ThreadRows {
+  int per_group;
 
   template <int kVector, int kThreads>
   __device__ __forceinline__ HeldRows(const Tile<kVector, kThreads>& tile, const TileLayout& layout, int64_t channels,
-                                      int64_t pixels) {
-    const int64_t first = tile.begin + tile.row;
-    count = tile.active && first < tile.end ? static_cast<int>((tile.end - first + tile.rows - 1) / tile.rows) : 0;
-    per_group = (held_rows(layout.chunk, layout.lanes_log2, kThreads) + kCopyGroups - 1) / kCopyGroups;
-    start = tile.offset(channels, pixels) + first * channels;
-    step = tile.rows * channels;
+                                      int64_t pixels)
+      : ThreadRows(tile, channels, pixels) {
+    const int most = static_cast<int>((layout.chunk + tile.rows - 1) >> tile.rows_log2);  // held_rows()
+    per_group = (most + kCopyGroups - 1) / kCopyGroups;
   }
   __device__ __forceinline__ int group_end(int group) const {
     const int end = (group + 1) * per_group;

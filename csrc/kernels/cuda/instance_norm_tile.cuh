@@ -27,11 +27,14 @@ struct TileLayout {
   bool streaming;        // more data than the cache holds: what is written is not read from there
 };
 
+__host__ __device__ constexpr int log2_of(int power) { return power <= 1 ? 0 : 1 + log2_of(power / 2); }
+
 // The part of a tile that a block of kThreads threads has, and the place of the thread in it.
 template <int kVector, int kThreads = kTileThreads>
 struct Tile {
   int lanes;
-  int rows;     // of threads
+  int rows;  // of threads
+  int rows_log2;
   int row;      // of this thread
   int channel;  // first of this thread's, within the tile
   int64_t sample;
@@ -44,6 +47,7 @@ struct Tile {
   __device__ __forceinline__ Tile(const TileLayout& layout, int64_t all_channels, int64_t pixels, bool reversed) {
     lanes = 1 << layout.lanes_log2;
     rows = kThreads >> layout.lanes_log2;
+    rows_log2 = log2_of(kThreads) - layout.lanes_log2;
     row = threadIdx.x >> layout.lanes_log2;
     channel = (threadIdx.x & (lanes - 1)) * kVector;
     const unsigned block = reversed ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
@@ -61,6 +65,21 @@ struct Tile {
   // Offset of this thread's channels at pixel 0.
   __device__ __forceinline__ int64_t offset(int64_t all_channels, int64_t pixels) const {
     return sample * pixels * all_channels + first_channel + channel;
+  }
+};
+
+// The rows of one thread: row r, for r < count, begins at offset start + r * step of a tensor.
+struct ThreadRows {
+  int count;
+  int64_t start, step;
+
+  template <int kVector, int kThreads>
+  __device__ __forceinline__ ThreadRows(const Tile<kVector, kThreads>& tile, int64_t channels, int64_t pixels) {
+    const int64_t first = tile.begin + tile.row;
+    count =
+        tile.active && first < tile.end ? static_cast<int>((tile.end - first + tile.rows - 1) >> tile.rows_log2) : 0;
+    start = tile.offset(channels, pixels) + first * channels;
+    step = tile.rows * channels;
   }
 };
 
