@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,6 +23,12 @@ namespace {
 
 enum class State { kReady, kAtBarrier, kAtClusterBarrier, kInWarp, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Thread {
   State state = State::kReady;
   // Where it waits, and for whom.
@@ -31,6 +38,8 @@ struct Thread {
   unsigned mask = 0, source_lane = 0;
   uint64_t value = 0, result = 0;
   unsigned cluster_arrivals = 0, cluster_waits = 0;
+  std::vector<Copy> begun;                  // asynchronous copies that are in no group yet
+  std::deque<std::vector<Copy>> under_way;  // groups of them, oldest first
 };
 
 struct FreeDeleter {
@@ -379,6 +388,22 @@ const void* shared_of_rank(const void* own, unsigned rank) {
   const auto distance = within(block.dynamic_shared, machine.launch->dynamic_shared_bytes);
   if (distance < 0) fail("not an address in the block's shared memory");
   return static_cast<const char*>(other.dynamic_shared.get()) + distance;
+}
+
+void begin_copy(void* to, const void* from, size_t bytes) {
+  machine.threads[machine.current].begun.push_back({to, from, bytes});
+}
+
+void end_copy_group() {
+  Thread& thread = machine.threads[machine.current];
+  thread.under_way.push_back(std::exchange(thread.begun, {}));
+}
+
+void finish_copies(size_t pending) {
+  auto& groups = machine.threads[machine.current].under_way;
+  for (; groups.size() > pending; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+  }
 }
 
 unsigned lane() { return machine.current % machine.block_threads % warpSize; }

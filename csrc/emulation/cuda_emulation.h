@@ -111,6 +111,9 @@ unsigned cluster_size();
 void cluster_arrive();
 void cluster_wait(const char* file, int line);
 const void* shared_of_rank(const void* own, unsigned rank);  // the same place in another block of the cluster
+void begin_copy(void* to, const void* from, size_t bytes);   // takes place when it is waited for, at the latest moment
+void end_copy_group();
+void finish_copies(size_t pending);  // of the thread's groups, all but the last `pending`
 unsigned lane();
 // Meets the lanes of `mask`, then returns the value that `source_lane` brought (kShuffle: 0xFF bytes if that lane is
 // not in the mask), or the mask of lanes that brought a non-zero value (kBallot).

@@ -183,7 +183,8 @@ void test_every_path() {
     }
     Report::get().begin_case("path %d, %d lanes, cluster of %d", static_cast<int>(forced.path), forced.lanes,
                              forced.cluster);
-    if (wish.refused) Report::get().fail("the device refused the cluster");
+    const bool portable = forced.cluster >= 1 && forced.cluster <= 8;  // larger ones depend on which parts a chip has
+    if (wish.refused && portable && backend::has_clusters()) Report::get().fail("the device refused the cluster");
     if (taken == 0 && backend::has_clusters()) Report::get().fail("no shape takes it");
   }
   wish = {};

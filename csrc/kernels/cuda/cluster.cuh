@@ -147,13 +147,15 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #else
   cuda_emulation::check_aligned(shared, kVectorBytes);
   cuda_emulation::check_aligned(global, kVectorBytes);
-  std::memcpy(shared, global, kVectorBytes);
+  cuda_emulation::detail::begin_copy(shared, global, kVectorBytes);
 #endif
 }
 
 __device__ __forceinline__ void end_copy_group() {
 #if defined(__CUDACC__)
   asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+  cuda_emulation::detail::end_copy_group();
 #endif
 }
 
@@ -162,6 +164,8 @@ template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
 #if defined(__CUDACC__)
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#else
+  cuda_emulation::detail::finish_copies(kPending);
 #endif
 }
 

@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kClusterThreadsForward, 2)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kClusterThreadsBackward, 2)
+__global__ void __launch_bounds__(kClusterThreadsBackward, 3)
     channels_backward_cluster(NormBackward<T> args, TileLayout layout) {
   using A = Accumulator<T>;
   constexpr int kVector = kVectorElements<T>, kThreads = kClusterThreadsBackward;
