@@ -298,6 +298,12 @@ __device__ __forceinline__ Sums<A> from_lane(const Sums<A>& own, int lane_mask) 
   return {__shfl_xor_sync(kFullWarp, own.first, lane_mask), __shfl_xor_sync(kFullWarp, own.second, lane_mask)};
 }
 
+// yes ? a : b, in registers: of whole structs the compiler chooses by address.
+template <typename A>
+__device__ __forceinline__ Sums<A> choose(bool yes, const Sums<A>& a, const Sums<A>& b) {
+  return {yes ? a.first : b.first, yes ? a.second : b.second};
+}
+
 // Count, mean and sum of squared distances from the mean. No sum of squares is ever formed, so that a mean far larger
 // than the spread does no harm.
 template <typename A>
@@ -314,6 +320,11 @@ __device__ __forceinline__ Moments<A> merge(const Moments<A>& a, const Moments<A
   const A share = count > A(0) ? quick_divide(b.count, count) : A(0);
   const A delta = b.mean - a.mean;
   return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * a.count * share};
+}
+
+template <typename A>
+__device__ __forceinline__ Moments<A> choose(bool yes, const Moments<A>& a, const Moments<A>& b) {
+  return {yes ? a.count : b.count, yes ? a.mean : b.mean, yes ? a.m2 : b.m2};
 }
 
 template <typename A>

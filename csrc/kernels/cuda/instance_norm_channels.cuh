@@ -69,10 +69,11 @@ __device__ __forceinline__ void tile_moments(const NormForward<T>& args, const T
         }
       }
     }
+    const A share = A(1) / static_cast<A>(run.count);
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
       own[e].count = count;
-      own[e] = merge(own[e], run.moments(e, shift[e]));
+      own[e] = merge(own[e], run.moments(e, shift[e], share));
     }
     count += static_cast<A>(run.count);
   }

@@ -97,8 +97,9 @@ __global__ void __launch_bounds__(kClusterThreadsForward, 2)
   if (rows.count > 0) {
     A shift[kVector];
     unpack(load<kVector>(args.x + tile.offset(args.channels, args.pixels)), shift);
+    const A share = A(1) / static_cast<A>(run.count);
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) own[e] = run.moments(e, shift[e]);
+    for (int e = 0; e < kVector; ++e) own[e] = run.moments(e, shift[e], share);
   }
   const Moments<A>* const total = cluster_merge<T>(tile, tile_merge<T>(tile, own));
   Channel<A> channel[kVector] = {};

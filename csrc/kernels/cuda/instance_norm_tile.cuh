@@ -83,6 +83,38 @@ struct ThreadRows {
   }
 };
 
+// Combines the kVector channels that the lanes of a warp hold, over the lanes that are neighbours of `lanes` others. At
+// each step a lane hands half of its channels to its partner and takes over the other half, so that every channel is
+// combined in one lane only. Returns the number of the first of the channels that `own` begins with afterwards; `count`
+// is how many there are, 0 in a lane that has the same as another.
+template <int kVector, typename Value>
+__device__ __forceinline__ int warp_scatter_merge(Value (&own)[kVector], int lanes, int& count) {
+  int first = 0, copies = 0;  // lane bits in which lanes with the same channels differ
+  count = kVector;
+#pragma unroll
+  for (int step = 0; step < 5; ++step) {
+    const int offset = 16 >> step, half = kVector >> (step + 1);
+    if (offset < lanes) break;
+    const bool upper = (threadIdx.x & offset) != 0;
+    if (half > 0) {
+#pragma unroll
+      for (int i = 0; i < half; ++i) {
+        const Value kept = choose(upper, own[half + i], own[i]);
+        const Value taken = from_lane(choose(upper, own[i], own[half + i]), offset);
+        own[i] = merge(choose(upper, taken, kept), choose(upper, kept, taken));
+      }
+      if (upper) first += half;
+      count = half;
+    } else {
+      const Value taken = from_lane(own[0], offset);
+      own[0] = merge(choose(upper, taken, own[0]), choose(upper, own[0], taken));
+      copies |= offset;
+    }
+  }
+  if ((threadIdx.x & copies) != 0) count = 0;
+  return first;
+}
+
 // Combines the values that the rows of threads hold for each channel: result[c] for channel c of the tile, in shared
 // memory.
 template <typename T, int kVector, int kThreads, typename Value>
@@ -91,10 +123,11 @@ __device__ __forceinline__ const Value* tile_merge(const Tile<kVector, kThreads>
   constexpr int kWarps = kThreads / 32;
   JDM_SHARED_ARRAY(Value, partial, kWarps * kChannels);
   const int warp = threadIdx.x / 32;
+  int count;
+  const int first = tile.channel + warp_scatter_merge(own, tile.lanes, count);
 #pragma unroll
   for (int e = 0; e < kVector; ++e) {
-    own[e] = warp_merge(own[e], tile.lanes);
-    if (static_cast<int>(threadIdx.x % 32) < tile.lanes) partial[warp * kChannels + tile.channel + e] = own[e];
+    if (e < count) partial[warp * kChannels + first + e] = own[e];
   }
   __syncthreads();
   if (static_cast<int>(threadIdx.x) < tile.channels) {
@@ -152,11 +185,13 @@ __device__ __forceinline__ void load_channels(const Args& args, const Tile<kVect
 template <typename T, int kVector, int kThreads, typename A>
 __device__ __forceinline__ void finish_moments(const NormForward<T>& args, const Tile<kVector, kThreads>& tile,
                                                const Moments<A>* total, bool writes, Channel<A> (&channel)[kVector]) {
+  const A share = A(1) / static_cast<A>(args.pixels);
+  const auto rstd_at = [&](int c) { return reciprocal_root(total[c].m2 * share + args.eps); };
   if (writes && static_cast<int>(threadIdx.x) < tile.channels) {
     const int64_t at = tile.sample * args.channels + tile.first_channel + threadIdx.x;
     const A shift = load_one(args.x + tile.sample * args.pixels * args.channels + tile.first_channel + threadIdx.x);
     args.mean[at] = shift + total[threadIdx.x].mean;
-    args.rstd[at] = rstd_of(total[threadIdx.x], args.eps);
+    args.rstd[at] = rstd_at(threadIdx.x);
   }
   if (!tile.active) return;
   A mean[kVector], rstd[kVector];
@@ -164,7 +199,7 @@ __device__ __forceinline__ void finish_moments(const NormForward<T>& args, const
 #pragma unroll
   for (int e = 0; e < kVector; ++e) {
     mean[e] += total[tile.channel + e].mean;
-    rstd[e] = rstd_of(total[tile.channel + e], args.eps);
+    rstd[e] = rstd_at(tile.channel + e);
   }
   make_channels(args, tile, mean, rstd, channel);
 }
@@ -218,9 +253,9 @@ struct Run {
       squares[e] += distance * distance;
     }
   }
-  // Of the values minus `shift`; for a run that has begun.
-  __device__ __forceinline__ Moments<A> moments(int e, A shift) const {
-    const A mean = sum[e] / static_cast<A>(count);
+  // Of the values minus `shift`, `share` is 1 / count; for a run that has begun.
+  __device__ __forceinline__ Moments<A> moments(int e, A shift, A share) const {
+    const A mean = sum[e] * share;
     return {static_cast<A>(count), reference[e] - shift + mean, maximum(squares[e] - sum[e] * mean, A(0))};
   }
 };
