@@ -1,5 +1,6 @@
 // Memory throughput of every kernel, as a share of what a plain copy reaches in the same run on the same machine.
-//   bench_kernels_cpu [threads]      bench_kernels_cuda
+//   bench_kernels_cpu [threads]      bench_kernels_cuda [norm-paths]
+// norm-paths: instead of that, every kernel that instance_norm has for channels_last (bench_norm_paths.h).
 // Each kernel is first checked on the data it is then timed with. Buffers rotate, so that none is still in a cache when
 // its turn comes again; times are medians; bytes are the least the operation must move (design: docs/design.md, the
 // kernels).
@@ -11,6 +12,9 @@
 
 #include "../tests/backend.h"
 #include "../tests/numbers.h"
+#if defined(JDM_TEST_CUDA)
+#include "bench_norm_paths.h"
+#endif
 
 namespace jdm_fast {
 namespace {
@@ -31,7 +35,11 @@ class Rotating {
       test::store(host.data(), dtype, i, pattern[static_cast<size_t>(i) % pattern.size()]);
     for (size_t copy = 0; copy < copies; ++copy) {
       arrays_.push_back(backend::allocate(bytes));
-      backend::to_device(arrays_.back(), host.data(), bytes);
+      if (copy == 0) {
+        backend::to_device(arrays_.back(), host.data(), bytes);
+      } else {
+        backend::within_device(arrays_.back(), arrays_.front(), bytes);
+      }
     }
   }
   ~Rotating() {
@@ -248,6 +256,12 @@ void bench_softmax_critic_loss(DType dtype) {
 
 int main(int argc, char** argv) {
   using namespace jdm_fast;
+#if defined(JDM_TEST_CUDA)
+  if (argc > 1 && std::string(argv[1]) == "norm-paths") {
+    bench_norm_paths();
+    return 0;
+  }
+#endif
   if (argc > 1) backend::num_threads() = std::max(1, std::atoi(argv[1]));
   std::printf("on %s\n", backend::kName);
   bench_copy();

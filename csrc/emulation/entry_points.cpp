@@ -36,6 +36,9 @@ void emulation_set_order(int order, uint64_t seed) {
   cuda_emulation::set_order(static_cast<cuda_emulation::Order>(order), seed);
 }
 
+// Ten times the version.
+void emulation_set_compute_capability(int capability) { cuda_emulation::set_compute_capability(capability); }
+
 // One line a launch since the last call: "stream grid.x kernel".
 const char* emulation_take_launches() {
   message.clear();

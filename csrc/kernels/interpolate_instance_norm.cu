@@ -115,7 +115,7 @@ void launch(const InterpolateInstanceNormShape& shape, const Between<T>& args, v
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
   if (shape.channels_last) {
     const InstanceNormShape pairs = pair_shape(shape);
-    const NormPlan plan = norm_plan(pairs, /*backward=*/false, multiprocessors);
+    const NormPlan plan = norm_plan(pairs, /*backward=*/false, current_device(multiprocessors));
     if constexpr (kVectorised) {
       if (channels_vector(pairs) == kVector && vector_aligned(args.u, args.y, args.weight, args.bias, workspace)) {
         return launch_channels<T, kVector>(args, tile_layout(pairs, kVector, plan), workspace, stream);
@@ -139,7 +139,8 @@ size_t interpolate_instance_norm_workspace_cuda(const InterpolateInstanceNormSha
   constexpr int64_t kMoments = 6;  // numbers of PairMoments
   const int64_t units = key_pairs(shape) * shape.channels, number = accumulator_size(shape.dtype);
   if (shape.channels_last) {
-    const cuda::NormPlan plan = cuda::norm_plan(cuda::pair_shape(shape), /*backward=*/false, multiprocessors);
+    const cuda::NormPlan plan =
+        cuda::norm_plan(cuda::pair_shape(shape), /*backward=*/false, cuda::current_device(multiprocessors));
     return static_cast<size_t>((units * (plan.splits * kMoments + 2) + shape.frames * shape.channels) * number);
   }
   // Whether vectors can be used shows with the pointers; without, there are more parts.

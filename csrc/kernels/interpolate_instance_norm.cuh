@@ -56,6 +56,12 @@ __device__ __forceinline__ PairMoments<A> from_lane(const PairMoments<A>& own, i
           __shfl_xor_sync(kFullWarp, own.bb, lane_mask),     __shfl_xor_sync(kFullWarp, own.ab, lane_mask)};
 }
 
+template <typename A>
+__device__ __forceinline__ PairMoments<A> choose(bool yes, const PairMoments<A>& x, const PairMoments<A>& y) {
+  return {yes ? x.count : y.count, yes ? x.mean_a : y.mean_a, yes ? x.mean_b : y.mean_b,
+          yes ? x.aa : y.aa,       yes ? x.bb : y.bb,         yes ? x.ab : y.ab};
+}
+
 // 1 / sqrt(variance + eps) of the frame at t between a and b.
 template <typename A>
 __device__ __forceinline__ A rstd_between(const PairMoments<A>& moments, A from, A to, A eps) {

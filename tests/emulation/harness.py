@@ -232,6 +232,10 @@ class EmulatedGpu:
         number, seed = ORDERS[order]
         self.library.emulation_set_order(number, ctypes.c_uint64(seed))
 
+    def set_compute_capability(self, capability: int) -> None:
+        """Ten times the version, of the device that the launchers see."""
+        self.library.emulation_set_compute_capability(capability)
+
     def _call(self, name: str, *args: object) -> None:
         self.library.emulation_take_launches()
         function = getattr(self.library, f"emulation_{name}")
@@ -262,6 +266,7 @@ class EmulatedGpu:
         eps: float = 1e-5,
         channels_last: bool = False,
         multiprocessors: int = 4,
+        capability: int = 80,
         offsets: Sequence[int] = (0, 0, 0),
         parameter_offset: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -269,6 +274,7 @@ class EmulatedGpu:
 
         ``offsets``: elements by which x, y and residual miss a 256-byte boundary; ``parameter_offset``: weight, bias.
         """
+        self.set_compute_capability(capability)
         shape = norm_shape(x, (weight, bias), channels_last, activation, negative_slope)
         n, c = x.shape[:2]
         a = accumulation_dtype(x.dtype)
@@ -305,9 +311,11 @@ class EmulatedGpu:
         negative_slope: float = 0.01,
         channels_last: bool = False,
         multiprocessors: int = 4,
+        capability: int = 80,
         offsets: Sequence[int] = (0, 0, 0),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(dx, d_weight [N, C], d_bias [N, C]). ``offsets``: of x, dy and dx."""
+        self.set_compute_capability(capability)
         shape = norm_shape(x, (weight, bias), channels_last, activation, negative_slope)
         n, c = x.shape[:2]
         a = accumulation_dtype(x.dtype)

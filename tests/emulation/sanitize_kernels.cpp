@@ -159,6 +159,12 @@ void critic_loss(const SoftmaxCriticLossShape& shape, int multiprocessors, int s
 }  // namespace
 
 int main() {
+  const auto clusters = [](int64_t n, int64_t c, int64_t pixels, DType dtype, int lanes, int blocks) {
+    InstanceNormOverride& wish = instance_norm_override_cuda();
+    wish = {InstanceNormOverride::Path::kCluster, lanes, blocks};
+    instance_norm({n, c, pixels, true, dtype, Activation::kLeakyRelu, 0.2, false}, 4, 0, 0);
+    wish = {};
+  };
   for (const auto order :
        {cuda_emulation::Order::kForward, cuda_emulation::Order::kReverse, cuda_emulation::Order::kRandom}) {
     cuda_emulation::set_order(order, 3);
@@ -197,6 +203,10 @@ int main() {
         critic_loss({5, 3, 36, 3, channels_last, dtype}, 4, 0);
         critic_loss({2, 5, 515, 2, channels_last, dtype}, 4, 1);
         critic_loss({2, 64, 72, 64, channels_last, dtype}, 1, 0);
+      }
+      if (dtype != DType::kFloat64) {
+        clusters(1, 40, 129, dtype, 4, 8);  // idle lanes, and blocks without rows
+        clusters(2, 16, 640, dtype, 2, 2);
       }
       interpolate({2, 3, 4, 48, dtype}, 0);
       interpolate({1, 4, 3, 35, dtype}, 1);
