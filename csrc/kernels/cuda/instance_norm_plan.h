@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 
 #include "../instance_norm.h"
 #include "instance_norm_channels.cuh"
@@ -54,7 +53,7 @@ constexpr int64_t kResidentVectorsBackward = 512 * 4;
 constexpr int64_t kMinPlaneChunk = 8192;  // pixels; below, a second kernel costs more than it gains
 constexpr int64_t kMinTilePasses = 4;     // rows of a part, in rows of threads
 constexpr int64_t kMaxSplits = 512;
-constexpr int kMinVectorLanes = 2;  // 32 bytes, a sector: less would move bytes that nobody wants
+constexpr int kMinVectorLanes = 4;  // 64 bytes: rows of 32 were slower on an H200 in all shapes but one
 constexpr int kMinScalarLanes = 4;
 constexpr int64_t kWantedParts =
     16;  // of a tile: with more, narrower tiles; every block combines all parts of its tile
@@ -63,6 +62,9 @@ constexpr int64_t kWantedParts =
 // multiprocessor hold two blocks, one of which copies while the other computes.
 constexpr int64_t kMaxHeldBytes = 208 * 1024;
 constexpr int64_t kGoodHeldBytes = 96 * 1024;
+constexpr int64_t kMinHeldBytes = 16 * 1024;  // of one block of several
+constexpr int kPortableCluster = 8;
+constexpr int kMaxCluster = 16;
 
 // Elements of a vector that channels_last tensors of this shape allow, if their pointers do.
 inline int channels_vector(const InstanceNormShape& shape) {
@@ -114,17 +116,14 @@ inline NormPlan split_planes(const InstanceNormShape& shape, const Device& devic
   return plan;
 }
 
-// Tiles for the kernels of every architecture. A batch larger than the cache is done in groups of samples of which half
-// a cache holds what is read twice; a sample that is larger itself gains nothing from that. The parts of all tiles of a
-// group are one wave of blocks.
+// Tiles for the kernels of every architecture. The parts of all tiles are one wave of blocks. Groups of samples that
+// the cache holds between the two passes were slower on an H200, at every size of group, than the whole batch at once.
 inline NormPlan split_tiles(const InstanceNormShape& shape, bool backward, const Device& device,
                             const InstanceNormOverride& wish) {
   const int vector = channels_vector(shape);
-  const int64_t sample_bytes = held_bytes(shape, 1, backward), budget = device.cache_bytes / 2;
   NormPlan plan;
   plan.streaming = is_streaming(shape, backward, device);
-  plan.group = sample_bytes > budget ? shape.batch : std::min(shape.batch, budget / sample_bytes);
-  plan.group = ceil_divide(shape.batch, ceil_divide(shape.batch, plan.group));  // groups of about the same size
+  plan.group = shape.batch;
   if (wish.group > 0) plan.group = std::min(shape.batch, wish.group);
   const int64_t blocks = int64_t{kTileBlocksPerMultiprocessor} * device.multiprocessors;
   const int min_lanes = vector == 1 ? kMinScalarLanes : kMinVectorLanes;
@@ -149,9 +148,11 @@ inline NormPlan split_tiles(const InstanceNormShape& shape, bool backward, const
   }
 }
 
-// Tiles for clusters. Wanted, the first counting most: a block on every multiprocessor; two on each; wide tiles; small
-// clusters. Left to the kernels above: what no cluster holds, what leaves multiprocessors idle, and tensors so large
-// that two passes meet the same data in the cache of one block only. `wish` overrules all but what is impossible.
+// Tiles for clusters: the widest rows, and of these the smallest cluster, that give about every second multiprocessor a
+// block which leaves room for a second one; if that takes more blocks than a portable cluster has, the most there are
+// of the narrowest rows. On an H200 64 blocks in clusters of 8 were quicker than 128 in clusters of 16, for planes of
+// 64x64 at batch 1 and 2. Left to the kernels above: what no such cluster holds, and what gives blocks next to nothing
+// to hold. `wish` overrules all but what is impossible.
 inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, const Device& device,
                                 const InstanceNormOverride& wish) {
   using Path = InstanceNormOverride::Path;
@@ -159,26 +160,22 @@ inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, c
   ClusterPlan best;
   if (!shape.channels_last || vector == 1 || device.capability < 90 || wish.path == Path::kTwoKernels) return best;
   const bool forced = wish.path == Path::kCluster;
-  std::array<int64_t, 4> best_score{-1, 0, 0, 0};
-  for (int lanes_log2 = widest_tile(shape, vector); lanes_log2 >= 0; --lanes_log2) {
-    if (wish.lanes > 0 ? 1 << lanes_log2 != wish.lanes
-                       : 1 << lanes_log2 < kMinVectorLanes && lanes_log2 != widest_tile(shape, vector)) {
+  const int widest = widest_tile(shape, vector);
+  for (int lanes_log2 = widest; lanes_log2 >= 0; --lanes_log2) {
+    if (wish.lanes > 0 ? 1 << lanes_log2 != wish.lanes : 1 << lanes_log2 < kMinVectorLanes && lanes_log2 != widest) {
       continue;
     }
-    for (int blocks = 1; blocks <= 16; blocks *= 2) {
+    for (int blocks = 1; blocks <= (forced ? kMaxCluster : kPortableCluster); blocks *= 2) {
       if (wish.cluster > 0 && blocks != wish.cluster) continue;
       const int64_t chunk = ceil_divide(shape.pixels, blocks);
       const int threads = cluster_threads(backward);
       const int64_t bytes =
           int64_t{held_rows(chunk, lanes_log2, threads)} * threads * kVectorBytes * (backward ? 2 : 1);
-      if (bytes > kMaxHeldBytes) continue;
+      if (bytes > (forced ? kMaxHeldBytes : kGoodHeldBytes)) continue;
+      if (!forced && blocks > 1 && bytes < kMinHeldBytes) continue;
       const int64_t all = shape.batch * tiles_of(shape, vector, lanes_log2) * blocks;
-      const bool fills = 10 * all >= 9 * device.multiprocessors, two = bytes <= kGoodHeldBytes;
-      if (!forced && !(fills && two)) continue;
-      const std::array<int64_t, 4> score{fills ? device.multiprocessors : all, two, lanes_log2, -blocks};
-      if (score <= best_score) continue;
-      best_score = score;
       best = {blocks, lanes_log2, chunk, static_cast<size_t>(bytes), is_streaming(shape, backward, device)};
+      if (20 * all >= 9 * device.multiprocessors) return best;
     }
   }
   return best;
