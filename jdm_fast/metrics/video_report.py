@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ UNITS = "l1 and flicker in units of [-1, 1], psnr in dB; scores are of the frame
 
 _SOURCE_ROWS = {
     "in_between": "synthesised",
-    "key_frames": "key frames, decoded (the floor)",
+    "key_frames": "key frames (the floor)",
     "one_by_one": "all true frames, encoded and decoded",
     "cross_fade_decoded": "cross-fade of the decoded key frames",
     "cross_fade_true": "cross-fade of the true key frames",
@@ -39,7 +39,7 @@ _SOURCE_ROWS = {
 }
 _TARGET_ROWS = {
     "in_between": "synthesised",
-    "key_frames": "key frames, translated (the floor)",
+    "key_frames": "key frames (the floor)",
     "one_by_one": "all true frames of {source}, translated",
     "cross_fade_decoded": "key frames translated, then cross-faded",
     "truth": "true frames",
@@ -56,7 +56,7 @@ class VideoReport:
     one by one, which takes about as long again as making the video.
 
     Args:
-        path: the JSON file that :meth:`finish` writes. Its folder is made if need be.
+        path: the file that :meth:`finish` writes, ending in .json. Its folder is made then if need be.
         translate: true frames of the source, uint8 [N, H, W, 3], as pictures of a domain, the source among them; such
             as ``lambda frames, to: model.translate(frames, to=to, source=source)``.
         input: what the key frames are taken from, opened as it is for the synthesis.
@@ -80,16 +80,16 @@ class VideoReport:
         palettes: Mapping[str, Palette] | None = None,
     ) -> None:
         self.path = Path(path)
-        if self.path.is_dir():
-            raise UserError(f"{path}: is a folder; the report is a file, such as {self.path / 'report.json'}")
-        make_folder(self.path.parent)
+        _require_writable(self.path)
         self._source = source
         self._origin = {domain: str(of) for domain, of in truth.items()}
         known: dict[str, str | os.PathLike[str] | FrameSource] = dict(truth)
         if source not in known and factor > 1 and every > 1 and every % factor == 0:
             step = every // factor
             known[source] = _EveryNth(input, step)
-            self._origin[source] = f"every frame of {input.name}" if step == 1 else f"each {step}th frame of {input.name}"
+            self._origin[source] = (
+                f"the frames of {input.name}" if step == 1 else f"frames 0, {step}, {2 * step}, … of {input.name}"
+            )
         if not known:
             raise UserError(
                 f"--report compares with true frames, and none are known: with --every a multiple of --factor (now "
@@ -97,7 +97,7 @@ class VideoReport:
                 f"{source}; or name them with --truth.x or --truth.y"
             )
         self._truth = VideoTruth(
-            known,
+            dict(sorted(known.items())),
             input,
             factor=factor,
             every=every,
@@ -129,6 +129,7 @@ class VideoReport:
             console.print(_table(f"{domain}, the frames in between against {self._origin[domain]}", rows, labels))
         report = {**about, "units": UNITS, "domains": domains}
         text = json.dumps(report, indent=1, ensure_ascii=False)
+        make_folder(self.path.parent)
         write_atomically(self.path, lambda file: file.write(text.encode() + b"\n"))
         console.print(f"report in {self.path}", markup=False, soft_wrap=True)
         return report
@@ -161,6 +162,17 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]], labels: Mapping[
     return table
 
 
+def _require_writable(path: Path) -> None:
+    """UserError if it can be known beforehand that the report cannot be written, so that no video is made in vain."""
+    if path.suffix.lower() != ".json" or path.is_dir():
+        raise UserError(f"{path}: the report is a file whose name ends in .json, such as report.json")
+    folder = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(
+            f"{path}: cannot be written: {folder} is no folder that can be written to. Choose another folder"
+        )
+
+
 class _EveryNth(FrameSource):
     """Every ``step``-th frame of another source, from the first on."""
 
@@ -172,10 +184,3 @@ class _EveryNth(FrameSource):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return islice(iter(self._source), 0, None, self._step)
-
-
-def require_apart(path: Path, others: Sequence[Path]) -> None:
-    """UserError if the report would replace one of the ``others``, the video's inputs and outputs."""
-    taken = {other.resolve() for other in others}
-    if path.resolve() in taken:
-        raise UserError(f"{path}: the report would replace the input or the video; choose another name")

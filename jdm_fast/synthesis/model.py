@@ -20,6 +20,7 @@ from jdm_fast.runs import load_run
 from jdm_fast.synthesis.conditions import Size
 from jdm_fast.synthesis.padding import pad_reflect, padded_side
 from jdm_fast.synthesis.pictures import batch_for, rgb, to_float
+from jdm_fast.synthesis.residual import add_residual, key_residual
 from jdm_fast.synthesis.sample import TupleSampler
 
 _MODES = ("lerp", "slerp")
@@ -151,6 +152,7 @@ class Model:
         source: str = "x",
         mode: str = "lerp",
         batch_size: int | None = None,
+        residual: bool = False,
     ) -> dict[str, np.ndarray]:
         """Algorithm 2 of the JWDM paper for a whole sequence: ``factor`` times the frames, in both domains.
 
@@ -160,13 +162,15 @@ class Model:
             source: the domain of ``frames``.
             mode: ``lerp`` (the paper's) or ``slerp``.
             batch_size: frames decoded at once; default by their size.
+            residual: give the frames of ``source`` back what decoding loses of the key frames, see
+                :mod:`jdm_fast.synthesis.residual`. Key frames of that domain then come out as they are given.
 
         Returns:
             By domain, uint8 [(T - 1) * factor + 1, H, W, 3] in time order. Key frames too are decoded from their
             latents.
         """
         parts: dict[str, list[np.ndarray]] = {domain: [] for domain in self.domains}
-        for part in self.stream_video(frames, factor, source, mode, batch_size):
+        for part in self.stream_video(frames, factor, source, mode, batch_size, residual):
             for domain, made in part.items():
                 parts[domain].append(made)
         if not parts[source]:
@@ -180,6 +184,7 @@ class Model:
         source: str = "x",
         mode: str = "lerp",
         batch_size: int | None = None,
+        residual: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
         """:meth:`video` in pieces: yields by domain uint8 [b, H, W, 3], b at most the batch size, in time order.
 
@@ -191,11 +196,11 @@ class Model:
             raise UserError(f"factor must be at least 1, got {factor}")
         if mode not in _MODES:
             raise UserError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
-        return self._stream(iter(frames), factor, source, mode, batch_size)
+        return self._stream(iter(frames), factor, source, mode, batch_size, residual)
 
     @torch.inference_mode()  # a generator under this decorator leaves the mode whenever it hands over
     def _stream(
-        self, frames: Iterator[np.ndarray], factor: int, source: str, mode: str, batch_size: int | None
+        self, frames: Iterator[np.ndarray], factor: int, source: str, mode: str, batch_size: int | None, residual: bool
     ) -> Iterator[dict[str, np.ndarray]]:
         first = next(frames, None)
         if first is None:
@@ -203,17 +208,35 @@ class Model:
         size = first.shape[:2]
         batch_size = batch_size or batch_for(*size)
         pairs = max(1, batch_size // factor)  # key frames that begin a pair, and are encoded together
-        last = self.encode(to_float(_frames([first], size)), source)
-        while key_frames := list(islice(frames, pairs)):
-            latents = torch.cat([last, self.encode(to_float(_frames(key_frames, size)), source)])
-            between = interpolate_latents(latents, factor, mode=mode)[:-1]  # the last key frame begins the next piece
-            yield from self._decode_all(between, size, batch_size)
-            last = latents[-1:]
-        yield from self._decode_all(last, size, batch_size)
 
-    def _decode_all(self, latents: Tensor, size: tuple[int, int], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        for chunk in latents.split(batch_size):
-            yield {domain: self._to_uint8(self.method.decode(chunk, domain), size) for domain in self.domains}
+        def encoded(key_frames: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
+            pictures = to_float(_frames(key_frames, size)).to(self.device)
+            latents = self.encode(pictures, source)
+            return latents, key_residual(pictures, self.method.decode(latents, source)) if residual else None
+
+        last, last_lost = encoded([first])
+        while key_frames := list(islice(frames, pairs)):
+            latents, lost = encoded(key_frames)
+            latents = torch.cat([last, latents])
+            between = interpolate_latents(latents, factor, mode=mode)[:-1]  # the last key frame begins the next piece
+            if lost is not None and last_lost is not None:
+                lost = torch.cat([last_lost, lost])
+                last_lost = lost[-1:]
+            yield from self._decode_all(between, size, batch_size, source, factor, lost)
+            last = latents[-1:]
+        yield from self._decode_all(last, size, batch_size, source, factor, last_lost)
+
+    def _decode_all(
+        self, latents: Tensor, size: tuple[int, int], batch_size: int, source: str, factor: int, lost: Tensor | None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Decode frames ``factor`` to a pair; with what was ``lost`` of the pairs' key frames, add it in ``source``."""
+        for start in range(0, len(latents), batch_size):
+            chunk = latents[start : start + batch_size]
+            made = {domain: self.method.decode(chunk, domain) for domain in self.domains}
+            if lost is not None:
+                positions = torch.arange(start, start + len(chunk), dtype=torch.float64) / factor
+                made[source] = add_residual(made[source], lost, positions)
+            yield {domain: self._to_uint8(images, size) for domain, images in made.items()}
 
     # ---- tuples of all domains --------------------------------------------------------------------------------------
 
