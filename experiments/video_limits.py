@@ -164,11 +164,16 @@ def measure(rows: dict[str, Tensor], is_key: Tensor) -> dict[str, dict[str, floa
 def distances(clip: Clip, made: Tensor, each: Tensor) -> dict[str, float]:
     """How far the path is from a line of pictures, and from the latents and pictures of the true frames."""
     between, keys = ~clip.is_key, clip.latents[clip.is_key]
+    bend = (made - clip.fade(each[clip.is_key]))[between].double()
+    missing = (clip.frames - clip.fade(clip.frames[clip.is_key]))[between].double()
     return {
         "synthesised to cross-fade of decoded (non-linearity)": _l1(made, clip.fade(each[clip.is_key]), between),
         "synthesised to each frame decoded (path)": _l1(made, each, between),
         "latents of path to those of true frames, of key to key": _l1(clip.path, clip.latents, between)
         / _l1(keys[1:], keys[:-1]),
+        "of that non-linearity, what to add to a cross-fade (least squares)": float(
+            (bend * missing).sum() / bend.square().sum()
+        ),
         "key frames decoded": _l1(each, clip.frames, clip.is_key),
     }
 
