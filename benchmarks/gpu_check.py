@@ -98,6 +98,7 @@ def check_steps(benchmark_json: Path) -> list[Step]:
             command = [sanitizer, "--tool", tool, "--error-exitcode", "1", test]
             steps.append(run(f"{tool} {test.name}", command))
     steps.append(run("C++ benchmarks", [BUILD / "bench_kernels_cuda"]))
+    steps.append(run("instance norm, every path", [BUILD / "bench_kernels_cuda", "norm-paths"]))
     pytest_benchmarks = ["-q", "benchmarks", "--benchmark-only", f"--benchmark-json={benchmark_json}"]
     steps.append(run("benchmarks", [sys.executable, "-m", "pytest", *pytest_benchmarks], here))
     return steps

@@ -1,5 +1,6 @@
 // Memory throughput of every kernel, as a share of what a plain copy reaches in the same run on the same machine.
-//   bench_kernels_cpu [threads]      bench_kernels_cuda
+//   bench_kernels_cpu [threads]      bench_kernels_cuda [norm-paths]
+// norm-paths: instead of that, every kernel that instance_norm has for channels_last (bench_norm_paths.h).
 // Each kernel is first checked on the data it is then timed with. Buffers rotate, so that none is still in a cache when
 // its turn comes again; times are medians; bytes are the least the operation must move (design: docs/design.md, the
 // kernels).
@@ -11,6 +12,9 @@
 
 #include "../tests/backend.h"
 #include "../tests/numbers.h"
+#if defined(JDM_TEST_CUDA)
+#include "bench_norm_paths.h"
+#endif
 
 namespace jdm_fast {
 namespace {
@@ -31,7 +35,11 @@ class Rotating {
       test::store(host.data(), dtype, i, pattern[static_cast<size_t>(i) % pattern.size()]);
     for (size_t copy = 0; copy < copies; ++copy) {
       arrays_.push_back(backend::allocate(bytes));
-      backend::to_device(arrays_.back(), host.data(), bytes);
+      if (copy == 0) {
+        backend::to_device(arrays_.back(), host.data(), bytes);
+      } else {
+        backend::within_device(arrays_.back(), arrays_.front(), bytes);
+      }
     }
   }
   ~Rotating() {
@@ -170,6 +178,35 @@ void bench_interpolate_latents(DType dtype) {
   report(label, key_bytes + frame_bytes, median_seconds(forward));
 }
 
+void bench_interpolate_instance_norm(DType dtype, bool channels_last) {
+  const int64_t keys = 5, steps = 8, frames = (keys - 1) * steps + 1, channels = 256, pixels = 64 * 64;
+  const InterpolateInstanceNormShape shape{keys, frames, channels, pixels, channels_last, dtype, Activation::kRelu,
+                                           0,    1e-5};
+  const double key_bytes = static_cast<double>(keys * channels * pixels * dtype_size(dtype));
+  const double frame_bytes = static_cast<double>(frames * channels * pixels * dtype_size(dtype));
+  const size_t copies = std::max<size_t>(2, kRotatingBytes / static_cast<size_t>(frame_bytes));
+  const Rotating u(dtype, keys * channels * pixels, copies), y(dtype, frames * channels * pixels, copies);
+  std::vector<double> times;
+  for (int64_t f = 0; f < frames; ++f) times.push_back(static_cast<double>(f) / static_cast<double>(steps));
+  void* const positions = backend::allocate(times.size() * sizeof(double));
+  backend::to_device(positions, times.data(), times.size() * sizeof(double));
+  const std::string label =
+      std::string("interpolate_instance_norm 5 keys, 8 steps ") + name(dtype) + (channels_last ? " nhwc" : " nchw");
+  const auto call = [&](size_t i) {
+    backend::interpolate_instance_norm(shape, {u[i], static_cast<const double*>(positions), nullptr, nullptr, y[i]});
+  };
+  call(0);
+  double squares = 0;  // of relu of normalised planes: half of those of the plane, about
+  const std::vector<double> first = y.values(0);
+  for (const double value : first) {
+    expect(value >= 0, label.c_str());
+    squares += value * value;
+  }
+  expect(std::fabs(squares / static_cast<double>(first.size()) - 0.5) < 0.05, label.c_str());
+  report(label, key_bytes + frame_bytes, median_seconds(call));
+  backend::release(positions);
+}
+
 void bench_frames_to_uint8(DType dtype) {
   const FramesToUint8Shape shape{16, 3, 512 * 256, false, dtype, false};
   const int64_t count = shape.batch * shape.channels * shape.pixels;
@@ -219,12 +256,19 @@ void bench_softmax_critic_loss(DType dtype) {
 
 int main(int argc, char** argv) {
   using namespace jdm_fast;
+#if defined(JDM_TEST_CUDA)
+  if (argc > 1 && std::string(argv[1]) == "norm-paths") {
+    bench_norm_paths();
+    return 0;
+  }
+#endif
   if (argc > 1) backend::num_threads() = std::max(1, std::atoi(argv[1]));
   std::printf("on %s\n", backend::kName);
   bench_copy();
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     for (const bool channels_last : {false, true}) bench_instance_norm(dtype, channels_last);
     bench_interpolate_latents(dtype);
+    for (const bool channels_last : {false, true}) bench_interpolate_instance_norm(dtype, channels_last);
     bench_frames_to_uint8(dtype);
     bench_softmax_critic_loss(dtype);
   }

@@ -1,14 +1,17 @@
-// Scheduler of the emulation: runs the blocks of a launch one after another, and the threads of a block as fibers.
+// Scheduler of the emulation: runs the clusters of a launch (of one block unless the launch says otherwise) one after
+// another, and the threads of a cluster as fibers.
 #include "cuda_emulation.h"
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <numeric>
 #include <random>
+#include <set>
 #include <sstream>
 #include <utility>
 
@@ -18,7 +21,13 @@ namespace cuda_emulation {
 namespace detail {
 namespace {
 
-enum class State { kReady, kAtBarrier, kInWarp, kDone };
+enum class State { kReady, kAtBarrier, kAtClusterBarrier, kInWarp, kDone };
+
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
 
 struct Thread {
   State state = State::kReady;
@@ -28,6 +37,9 @@ struct Thread {
   Collective collective = Collective::kNone;
   unsigned mask = 0, source_lane = 0;
   uint64_t value = 0, result = 0;
+  unsigned cluster_arrivals = 0, cluster_waits = 0;
+  std::vector<Copy> begun;                  // asynchronous copies that are in no group yet
+  std::deque<std::vector<Copy>> under_way;  // groups of them, oldest first
 };
 
 struct FreeDeleter {
@@ -46,6 +58,16 @@ SharedMemory poisoned_memory(size_t bytes) {
 struct SharedArray {
   const void* site;
   SharedMemory memory;
+  size_t bytes;
+};
+
+// One of the blocks that run side by side.
+struct Block {
+  uint3 index = {};
+  unsigned done = 0, at_barrier = 0;
+  std::vector<SharedArray> static_shared;
+  size_t static_shared_bytes = 0;
+  SharedMemory dynamic_shared;
 };
 
 std::string text(uint3 v) {
@@ -60,23 +82,27 @@ struct Machine {
   std::mt19937_64 random;
   std::vector<LaunchRecord> launches;
   std::map<const void*, size_t> allowed_dynamic_shared;
+  std::set<const void*> allowed_large_clusters;
+  int capability = 90;
 
   const LaunchRecord* launch = nullptr;
   Body body = nullptr;
   void* closure = nullptr;
   std::vector<std::unique_ptr<Fiber>> fibers;  // kept between launches
-  std::vector<Thread> threads;
-  unsigned current = 0, done = 0, at_barrier = 0;
-  std::vector<SharedArray> static_shared;
-  size_t static_shared_bytes = 0;
-  SharedMemory dynamic_shared;
+  std::vector<Block> blocks;                   // of the cluster that runs
+  std::vector<Thread> threads;                 // of all its blocks
+  unsigned block_threads = 0;
+  unsigned current = 0, done = 0;
   std::string failure;
 
-  void run_block(uint3 block);
+  Block& block() { return blocks[current / block_threads]; }
+  unsigned rank() const { return current / block_threads; }
+  void run_cluster(uint64_t first_block);
   void run_thread(unsigned index);
-  void release_barrier();
-  void complete_warp(unsigned warp, unsigned mask);
-  void complete_waiting_lanes(unsigned warp);
+  void release_barrier(unsigned rank);
+  void release_cluster_barrier();
+  void complete_warp(unsigned rank, unsigned warp, unsigned mask);
+  void complete_waiting_lanes(unsigned rank, unsigned warp);
   std::string describe_stop() const;
   std::vector<uint64_t> permutation(uint64_t count);
   [[noreturn]] void raise(const std::string& what) const;
@@ -118,37 +144,54 @@ void wait(State state, const char* file, int line) {
 
 void Machine::run_thread(unsigned index) {
   current = index;
-  threadIdx = thread_index(index);
+  const unsigned warp = index % block_threads / warpSize;
+  threadIdx = thread_index(index % block_threads);
+  blockIdx = block().index;
   fibers[index]->resume();
   if (!failure.empty()) raise(failure);
-  if (threads[index].state == State::kInWarp) complete_warp(index / warpSize, threads[index].mask);
+  if (threads[index].state == State::kInWarp) complete_warp(rank(), warp, threads[index].mask);
   if (threads[index].state == State::kDone) {
     ++done;
-    complete_waiting_lanes(index / warpSize);  // lanes that have returned are not waited for
+    ++block().done;
+    complete_waiting_lanes(rank(), warp);  // lanes that have returned are not waited for
   }
 }
 
 // Lets the threads go once all have arrived. Threads that have exited do not count on the hardware either, but a kernel
 // whose threads leave before a barrier that others reach is refused here: it is nearly always a mistake.
-void Machine::release_barrier() {
-  if (at_barrier == 0 || at_barrier + done != threads.size()) return;
-  if (done != 0) {
-    raise("divergent barrier: " + std::to_string(at_barrier) + " of " + std::to_string(threads.size()) +
+void Machine::release_barrier(unsigned rank) {
+  Block& block = blocks[rank];
+  if (block.at_barrier == 0 || block.at_barrier + block.done != block_threads) return;
+  blockIdx = block.index;
+  if (block.done != 0) {
+    raise("divergent barrier: " + std::to_string(block.at_barrier) + " of " + std::to_string(block_threads) +
           " threads wait at __syncthreads, the others have returned; " + describe_stop());
   }
-  for (const Thread& thread : threads) {
-    if (thread.line != threads[0].line || std::strcmp(thread.file, threads[0].file) != 0) {
+  Thread* const own = &threads[rank * block_threads];
+  for (unsigned i = 0; i < block_threads; ++i) {
+    if (own[i].line != own[0].line || std::strcmp(own[i].file, own[0].file) != 0) {
       raise("divergent barrier: threads of the block wait at different __syncthreads; " + describe_stop());
     }
   }
-  for (Thread& thread : threads) thread.state = State::kReady;
-  at_barrier = 0;
+  for (unsigned i = 0; i < block_threads; ++i) own[i].state = State::kReady;
+  block.at_barrier = 0;
+}
+
+// Lets go whom every thread that still runs has met: one that waits for its n-th time waits for n arrivals of each.
+void Machine::release_cluster_barrier() {
+  unsigned fewest = ~0u;
+  for (const Thread& thread : threads) {
+    if (thread.state != State::kDone) fewest = std::min(fewest, thread.cluster_arrivals);
+  }
+  for (Thread& thread : threads) {
+    if (thread.state == State::kAtClusterBarrier && thread.cluster_waits <= fewest) thread.state = State::kReady;
+  }
 }
 
 // Completes the collective of `mask` if every lane of it that still runs has arrived.
-void Machine::complete_warp(unsigned warp, unsigned mask) {
-  Thread* lanes = &threads[warp * warpSize];
-  const unsigned lane_count = std::min<unsigned>(warpSize, threads.size() - warp * warpSize);
+void Machine::complete_warp(unsigned rank, unsigned warp, unsigned mask) {
+  Thread* lanes = &threads[rank * block_threads + warp * warpSize];
+  const unsigned lane_count = std::min<unsigned>(warpSize, block_threads - warp * warpSize);
   Collective kind = Collective::kNone;
   unsigned arrived = 0, ballot = 0;
   for (unsigned i = 0; i < lane_count; ++i) {
@@ -172,10 +215,11 @@ void Machine::complete_warp(unsigned warp, unsigned mask) {
   }
 }
 
-void Machine::complete_waiting_lanes(unsigned warp) {
-  const unsigned end = std::min<unsigned>((warp + 1) * warpSize, threads.size());
+void Machine::complete_waiting_lanes(unsigned rank, unsigned warp) {
+  const unsigned end = std::min<unsigned>((warp + 1) * warpSize, block_threads);
   for (unsigned i = warp * warpSize; i < end; ++i) {
-    if (threads[i].state == State::kInWarp) complete_warp(warp, threads[i].mask);
+    const Thread& thread = threads[rank * block_threads + i];
+    if (thread.state == State::kInWarp) complete_warp(rank, warp, thread.mask);
   }
 }
 
@@ -184,6 +228,7 @@ std::string Machine::describe_stop() const {
   std::map<std::string, unsigned> groups;
   for (const Thread& thread : threads) {
     if (thread.state == State::kAtBarrier) ++groups["wait at __syncthreads (" + place(thread) + ")"];
+    if (thread.state == State::kAtClusterBarrier) ++groups["wait for their cluster (" + place(thread) + ")"];
     if (thread.state == State::kInWarp) ++groups["wait in a warp operation (" + place(thread) + ")"];
     if (thread.state == State::kReady) ++groups["run"];
     if (thread.state == State::kDone) ++groups["have returned"];
@@ -197,14 +242,20 @@ std::string Machine::describe_stop() const {
   return out.str();
 }
 
-void Machine::run_block(uint3 block) {
-  blockIdx = block;
-  const unsigned count = blockDim.x * blockDim.y * blockDim.z;
+void Machine::run_cluster(uint64_t first_block) {
+  block_threads = blockDim.x * blockDim.y * blockDim.z;
+  blocks.clear();
+  blocks.resize(launch->cluster);
+  for (unsigned rank = 0; rank < launch->cluster; ++rank) {
+    const uint64_t i = first_block + rank;
+    blocks[rank].index = {static_cast<unsigned>(i % gridDim.x), static_cast<unsigned>(i / gridDim.x % gridDim.y),
+                          static_cast<unsigned>(i / gridDim.x / gridDim.y)};
+    blocks[rank].dynamic_shared = poisoned_memory(launch->dynamic_shared_bytes);
+  }
+  blockIdx = blocks[0].index;
+  const unsigned count = launch->cluster * block_threads;
   threads.assign(count, Thread{});
-  done = at_barrier = 0;
-  static_shared.clear();
-  static_shared_bytes = 0;
-  dynamic_shared = poisoned_memory(launch->dynamic_shared_bytes);
+  done = 0;
   for (unsigned i = 0; i < count; ++i) fibers[i]->start(thread_main);
   while (done < count) {
     bool progress = false;
@@ -213,14 +264,15 @@ void Machine::run_block(uint3 block) {
       run_thread(static_cast<unsigned>(index));
       progress = true;
     }
-    release_barrier();
+    for (unsigned rank = 0; rank < launch->cluster; ++rank) release_barrier(rank);
+    release_cluster_barrier();
     if (!progress && std::none_of(threads.begin(), threads.end(), [](auto& t) { return t.state == State::kReady; })) {
       raise("deadlock: " + describe_stop());
     }
   }
 }
 
-void check_limits(const LaunchRecord& launch, size_t allowed_dynamic, size_t parameter_bytes) {
+void check_limits(const LaunchRecord& launch, size_t allowed_dynamic, bool large_clusters, size_t parameter_bytes) {
   const auto require = [&](bool holds, const std::string& what) {
     if (!holds) throw Error("kernel " + launch.kernel + ": invalid launch: " + what);
   };
@@ -233,6 +285,11 @@ void check_limits(const LaunchRecord& launch, size_t allowed_dynamic, size_t par
   require(block.z <= kMaxBlockZ && uint64_t{block.x} * block.y <= kMaxThreadsPerBlock &&
               uint64_t{block.x} * block.y * block.z <= kMaxThreadsPerBlock,
           block_text + " has more than 1024 threads (or more than 64 along z)");
+  const unsigned largest_cluster = large_clusters ? kMaxCluster : kMaxPortableCluster;
+  require(launch.cluster >= 1 && launch.cluster <= largest_cluster,
+          "a cluster of " + std::to_string(launch.cluster) + " blocks, allowed " + std::to_string(largest_cluster));
+  require(grid.x % launch.cluster == 0, grid_text + " is not a multiple of the cluster");
+  require(launch.cluster == 1 || machine.capability >= 90, "clusters need compute capability 9.0");
   require(launch.dynamic_shared_bytes <= allowed_dynamic,
           std::to_string(launch.dynamic_shared_bytes) + " bytes of dynamic shared memory, allowed " +
               std::to_string(allowed_dynamic) + " (48 KiB unless raised by cudaFuncSetAttribute)");
@@ -247,7 +304,7 @@ void run_grid(const LaunchRecord& launch, const void* kernel, size_t parameter_b
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   const auto allowed = machine.allowed_dynamic_shared.find(kernel);
   check_limits(launch, allowed == machine.allowed_dynamic_shared.end() ? kMaxStaticSharedBytes : allowed->second,
-               parameter_bytes);
+               machine.allowed_large_clusters.count(kernel) > 0, parameter_bytes);
   machine.launches.push_back(launch);
   machine.launch = &launch;
   machine.body = body;
@@ -255,12 +312,11 @@ void run_grid(const LaunchRecord& launch, const void* kernel, size_t parameter_b
   machine.failure.clear();
   gridDim = launch.grid;
   blockDim = launch.block;
-  while (machine.fibers.size() < uint64_t{blockDim.x} * blockDim.y * blockDim.z) {
+  while (machine.fibers.size() < uint64_t{launch.cluster} * blockDim.x * blockDim.y * blockDim.z) {
     machine.fibers.push_back(std::make_unique<Fiber>());
   }
-  for (const uint64_t i : machine.permutation(uint64_t{gridDim.x} * gridDim.y * gridDim.z)) {
-    machine.run_block({static_cast<unsigned>(i % gridDim.x), static_cast<unsigned>(i / gridDim.x % gridDim.y),
-                       static_cast<unsigned>(i / gridDim.x / gridDim.y)});
+  for (const uint64_t i : machine.permutation(uint64_t{gridDim.x} * gridDim.y * gridDim.z / launch.cluster)) {
+    machine.run_cluster(i * launch.cluster);
   }
 }
 
@@ -272,26 +328,85 @@ void allow_dynamic_shared(const void* kernel, size_t bytes) {
   machine.allowed_dynamic_shared[kernel] = bytes;
 }
 
+void allow_large_clusters(const void* kernel) { machine.allowed_large_clusters.insert(kernel); }
+
 void* static_shared(const void* site, size_t bytes) {
-  for (const SharedArray& array : machine.static_shared) {
+  Block& block = machine.block();
+  for (const SharedArray& array : block.static_shared) {
     if (array.site == site) return array.memory.get();
   }
-  machine.static_shared_bytes += bytes;
-  if (machine.static_shared_bytes > kMaxStaticSharedBytes) {
-    fail(std::to_string(machine.static_shared_bytes) + " bytes of static shared memory, allowed 49152");
+  block.static_shared_bytes += bytes;
+  if (block.static_shared_bytes > kMaxStaticSharedBytes) {
+    fail(std::to_string(block.static_shared_bytes) + " bytes of static shared memory, allowed 49152");
   }
-  machine.static_shared.push_back({site, poisoned_memory(bytes)});
-  return machine.static_shared.back().memory.get();
+  block.static_shared.push_back({site, poisoned_memory(bytes), bytes});
+  return block.static_shared.back().memory.get();
 }
 
-void* dynamic_shared() { return machine.dynamic_shared.get(); }
+void* dynamic_shared() { return machine.block().dynamic_shared.get(); }
 
 void sync_threads(const char* file, int line) {
-  ++machine.at_barrier;
+  ++machine.block().at_barrier;
   wait(State::kAtBarrier, file, line);
 }
 
-unsigned lane() { return machine.current % warpSize; }
+unsigned cluster_rank() { return machine.rank(); }
+unsigned cluster_size() { return machine.launch->cluster; }
+
+void cluster_arrive() {
+  Thread& thread = machine.threads[machine.current];
+  if (thread.cluster_arrivals != thread.cluster_waits) fail("arrives at the cluster barrier twice without waiting");
+  ++thread.cluster_arrivals;
+}
+
+void cluster_wait(const char* file, int line) {
+  Thread& thread = machine.threads[machine.current];
+  if (thread.cluster_arrivals == thread.cluster_waits) fail("waits at the cluster barrier without having arrived");
+  ++thread.cluster_waits;
+  wait(State::kAtClusterBarrier, file, line);
+}
+
+const void* shared_of_rank(const void* own, unsigned rank) {
+  if (rank >= machine.launch->cluster) fail("the cluster has no block " + std::to_string(rank));
+  const Block& block = machine.block();
+  Block& other = machine.blocks[rank];
+  if (other.done == machine.block_threads) {
+    fail("reaches into the shared memory of block " + std::to_string(rank) + " of the cluster, which has returned");
+  }
+  const auto within = [&](const SharedMemory& memory, size_t bytes) {
+    const auto distance = static_cast<const char*>(own) - static_cast<const char*>(memory.get());
+    return distance >= 0 && static_cast<size_t>(distance) < bytes ? distance : -1;
+  };
+  for (const SharedArray& array : block.static_shared) {
+    const auto distance = within(array.memory, array.bytes);
+    if (distance < 0) continue;
+    for (const SharedArray& theirs : other.static_shared) {
+      if (theirs.site == array.site) return static_cast<const char*>(theirs.memory.get()) + distance;
+    }
+    fail("block " + std::to_string(rank) + " of the cluster has not yet reached that shared array");
+  }
+  const auto distance = within(block.dynamic_shared, machine.launch->dynamic_shared_bytes);
+  if (distance < 0) fail("not an address in the block's shared memory");
+  return static_cast<const char*>(other.dynamic_shared.get()) + distance;
+}
+
+void begin_copy(void* to, const void* from, size_t bytes) {
+  machine.threads[machine.current].begun.push_back({to, from, bytes});
+}
+
+void end_copy_group() {
+  Thread& thread = machine.threads[machine.current];
+  thread.under_way.push_back(std::exchange(thread.begun, {}));
+}
+
+void finish_copies(size_t pending) {
+  auto& groups = machine.threads[machine.current].under_way;
+  for (; groups.size() > pending; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+  }
+}
+
+unsigned lane() { return machine.current % machine.block_threads % warpSize; }
 
 uint64_t meet(Collective kind, unsigned mask, uint64_t value, unsigned source_lane, const char* file, int line) {
   if (!(mask >> lane() & 1)) fail("a lane calls a warp operation whose mask leaves it out");
@@ -316,6 +431,9 @@ void set_order(Order order, uint64_t seed) {
   detail::machine.order = order;
   detail::machine.random.seed(seed);
 }
+
+void set_compute_capability(int capability) { detail::machine.capability = capability; }
+int compute_capability() { return detail::machine.capability; }
 
 std::vector<LaunchRecord> take_launches() { return std::exchange(detail::machine.launches, {}); }
 

@@ -70,10 +70,15 @@ struct LaunchRecord {
   dim3 grid, block;
   size_t dynamic_shared_bytes;
   void* stream;
+  unsigned cluster;  // blocks that run side by side and reach each other's shared memory
 };
 
 // Launches since the last call, oldest first.
 std::vector<LaunchRecord> take_launches();
+
+// Of the emulated device, ten times the version: 90 unless set. Launchers ask it as they would the hardware.
+void set_compute_capability(int capability);
+int compute_capability();
 
 // Limits of compute capability 8.0 to 10.0 (dynamic shared memory: 9.0).
 constexpr unsigned kMaxThreadsPerBlock = 1024;
@@ -83,6 +88,8 @@ constexpr unsigned kMaxGridYZ = 65535;
 constexpr size_t kMaxStaticSharedBytes = 48 * 1024;
 constexpr size_t kMaxOptInSharedBytes = 227 * 1024;
 constexpr size_t kMaxParameterBytes = 4096;
+constexpr unsigned kMaxPortableCluster = 8;
+constexpr unsigned kMaxCluster = 16;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What the launch macro and the device functions below are made of.
@@ -94,10 +101,19 @@ enum class Collective : int { kNone, kSyncWarp, kShuffle, kBallot };
 using Body = void (*)(void* closure);
 void run_grid(const LaunchRecord& launch, const void* kernel, size_t parameter_bytes, Body body, void* closure);
 void allow_dynamic_shared(const void* kernel, size_t bytes);
+void allow_large_clusters(const void* kernel);
 
 void* static_shared(const void* site, size_t bytes);  // the block's array declared at `site`
 void* dynamic_shared();
 void sync_threads(const char* file, int line);
+unsigned cluster_rank();
+unsigned cluster_size();
+void cluster_arrive();
+void cluster_wait(const char* file, int line);
+const void* shared_of_rank(const void* own, unsigned rank);  // the same place in another block of the cluster
+void begin_copy(void* to, const void* from, size_t bytes);   // takes place when it is waited for, at the latest moment
+void end_copy_group();
+void finish_copies(size_t pending);  // of the thread's groups, all but the last `pending`
 unsigned lane();
 // Meets the lanes of `mask`, then returns the value that `source_lane` brought (kShuffle: 0xFF bytes if that lane is
 // not in the mask), or the mask of lanes that brought a non-zero value (kBallot).
@@ -120,19 +136,21 @@ struct Launcher<kKernel> {
   dim3 grid, block;
   size_t dynamic_shared_bytes;
   void* stream;
+  unsigned cluster;
 
   void operator()(Parameters... parameters) const {
     auto closure = [&] { kKernel(parameters...); };  // copied parameters, as at a real launch
     using Closure = decltype(closure);
     run_grid(
-        {kernel_name<kKernel>(), grid, block, dynamic_shared_bytes, stream}, reinterpret_cast<const void*>(kKernel),
-        (size_t{0} + ... + sizeof(Parameters)), [](void* p) { (*static_cast<Closure*>(p))(); }, &closure);
+        {kernel_name<kKernel>(), grid, block, dynamic_shared_bytes, stream, cluster},
+        reinterpret_cast<const void*>(kKernel), (size_t{0} + ... + sizeof(Parameters)),
+        [](void* p) { (*static_cast<Closure*>(p))(); }, &closure);
   }
 };
 
 template <auto kKernel>
-Launcher<kKernel> launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, void* stream) {
-  return {grid, block, dynamic_shared_bytes, stream};
+Launcher<kKernel> launch(dim3 grid, dim3 block, size_t dynamic_shared_bytes, void* stream, unsigned cluster = 1) {
+  return {grid, block, dynamic_shared_bytes, stream, cluster};
 }
 
 template <typename T, size_t kCount>
@@ -197,6 +215,8 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, const char* file = _
       cuda_emulation::detail::meet(cuda_emulation::detail::Collective::kBallot, mask, predicate != 0, 0, file, line));
 }
 
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, const char* file = __builtin_FILE(),
               int line = __builtin_LINE()) {
@@ -250,11 +270,15 @@ inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 
 inline constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
+inline constexpr int cudaFuncAttributeNonPortableClusterSizeAllowed = 9;
 
 template <typename Kernel>
 int cudaFuncSetAttribute(Kernel* kernel, int attribute, int value) {
   if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
     cuda_emulation::detail::allow_dynamic_shared(reinterpret_cast<const void*>(kernel), static_cast<size_t>(value));
+  }
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed && value != 0) {
+    cuda_emulation::detail::allow_large_clusters(reinterpret_cast<const void*>(kernel));
   }
   return 0;
 }

@@ -6,6 +6,7 @@
 
 #include "../kernels/frames_to_uint8.h"
 #include "../kernels/instance_norm.h"
+#include "../kernels/interpolate_instance_norm.h"
 #include "../kernels/interpolate_latents.h"
 #include "../kernels/softmax_critic_loss.h"
 #include "cuda_emulation.h"
@@ -34,6 +35,9 @@ extern "C" {
 void emulation_set_order(int order, uint64_t seed) {
   cuda_emulation::set_order(static_cast<cuda_emulation::Order>(order), seed);
 }
+
+// Ten times the version.
+void emulation_set_compute_capability(int capability) { cuda_emulation::set_compute_capability(capability); }
 
 // One line a launch since the last call: "stream grid.x kernel".
 const char* emulation_take_launches() {
@@ -71,6 +75,17 @@ const char* emulation_instance_norm_backward(const jdm_fast::InstanceNormShape* 
                                              const jdm_fast::InstanceNormBackward* args, void* workspace,
                                              int multiprocessors, void* stream) {
   return guarded([&] { jdm_fast::instance_norm_backward_cuda(*shape, *args, workspace, multiprocessors, stream); });
+}
+
+int64_t emulation_interpolate_instance_norm_workspace(const jdm_fast::InterpolateInstanceNormShape* shape,
+                                                      int multiprocessors) {
+  return static_cast<int64_t>(jdm_fast::interpolate_instance_norm_workspace_cuda(*shape, multiprocessors));
+}
+
+const char* emulation_interpolate_instance_norm(const jdm_fast::InterpolateInstanceNormShape* shape,
+                                                const jdm_fast::InterpolateInstanceNormArgs* args, void* workspace,
+                                                int multiprocessors, void* stream) {
+  return guarded([&] { jdm_fast::interpolate_instance_norm_cuda(*shape, *args, workspace, multiprocessors, stream); });
 }
 
 const char* emulation_interpolate_latents_forward(const jdm_fast::InterpolateLatentsShape* shape, const void* z,

@@ -47,35 +47,59 @@ void launch_planes(const NormForward<T>& args, int64_t planes, const NormPlan& p
 }
 
 template <typename T, int kVector>
-void launch_channels(const NormForward<T>& args, int64_t batch, const TileLayout& layout, void* workspace,
+void launch_channels(const NormForward<T>& args, int64_t batch, TileLayout layout, int64_t group, void* workspace,
                      void* stream) {
   using A = Accumulator<T>;
   auto* const partials = static_cast<Moments<A>*>(workspace);
-  const unsigned grid = grid_size(batch * layout.tiles * layout.splits);
-  if (layout.splits == 1) {
-    JDM_LAUNCH((channels_forward<T, kVector, false>), grid, kTileThreads, 0, stream)(args, layout);
-    return;
+  const bool overlap = instance_norm_override_cuda().overlap;
+  for (; layout.first_sample < batch; layout.first_sample += group) {
+    const unsigned grid = grid_size(std::min(group, batch - layout.first_sample) * layout.tiles * layout.splits);
+    if (layout.splits == 1) {
+      JDM_LAUNCH((channels_forward<T, kVector, false>), grid, kTileThreads, 0, stream)(args, nullptr, layout);
+      continue;
+    }
+    JDM_LAUNCH_WITH((channels_partial_moments<T, kVector>), (LaunchOptions{1, overlap && layout.first_sample > 0}),
+                    grid, kTileThreads, 0, stream)
+    (args, partials, layout);
+    JDM_LAUNCH_WITH((channels_forward<T, kVector, true>), (LaunchOptions{1, overlap}), grid, kTileThreads, 0, stream)
+    (args, partials, layout);
   }
-  JDM_LAUNCH((channels_partial_moments<T, kVector>), grid, kTileThreads, 0, stream)(args, partials, layout);
-  JDM_LAUNCH((channels_combine_moments<T>), grid_size(batch * ceil_divide(args.channels, 32)), kCombineThreads, 0,
-             stream)
-  (args, partials, layout.splits);
-  JDM_LAUNCH((channels_forward<T, kVector, true>), grid, kTileThreads, 0, stream)(args, layout);
+}
+
+// False: this device does not do it.
+template <typename T>
+bool launch_cluster(const NormForward<T>& args, int64_t batch, const ClusterPlan& plan, int64_t tiles, void* stream) {
+  const auto blocks = static_cast<unsigned>(plan.blocks);
+  if (!prepare_cluster(channels_forward_cluster<T>, blocks, kClusterThreadsForward, plan.shared_bytes)) return false;
+  const TileLayout layout{plan.lanes_log2, static_cast<int>(tiles), plan.blocks, plan.chunk, 0, plan.streaming};
+  JDM_LAUNCH_WITH((channels_forward_cluster<T>), (LaunchOptions{blocks, false}), grid_size(batch * tiles * blocks),
+                  kClusterThreadsForward, plan.shared_bytes, stream)
+  (args, layout);
+  return true;
 }
 
 template <typename T>
-void launch_forward(const InstanceNormShape& shape, const NormPlan& plan, const NormForward<T>& args, void* workspace,
+void launch_forward(const InstanceNormShape& shape, const Device& device, const NormForward<T>& args, void* workspace,
                     void* stream) {
   constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
+  const NormPlan plan = norm_plan(shape, /*backward=*/false, device);
   if (shape.channels_last) {
     if constexpr (kVectorised) {
       if (channels_vector(shape) == kVector &&
           vector_aligned(args.x, args.residual, args.y, args.weight, args.bias, args.mean, args.rstd)) {
-        return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), workspace, stream);
+        InstanceNormOverride& wish = instance_norm_override_cuda();
+        const ClusterPlan cluster = cluster_plan(shape, /*backward=*/false, device, wish);
+        const int64_t tiles = tiles_of(shape, kVector, cluster.lanes_log2);
+        if (cluster.blocks > 0) {
+          if (launch_cluster(args, shape.batch, cluster, tiles, stream)) return;
+          if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
+        }
+        return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,
+                                           stream);
       }
     }
-    return launch_channels<T, 1>(args, shape.batch, tile_layout(shape, 1, plan), workspace, stream);
+    return launch_channels<T, 1>(args, shape.batch, tile_layout(shape, 1, plan), plan.group, workspace, stream);
   }
   const int64_t planes = shape.batch * shape.channels;
   if constexpr (kVectorised) {
@@ -95,9 +119,32 @@ void launch_forward(const InstanceNormShape& shape, const NormPlan& plan, const 
 }  // namespace
 }  // namespace cuda
 
+InstanceNormOverride& instance_norm_override_cuda() {
+  static InstanceNormOverride wish;
+  return wish;
+}
+
+std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors) {
+  const cuda::Device device = cuda::current_device(multiprocessors);
+  const InstanceNormOverride& wish = instance_norm_override_cuda();
+  const auto text = [](int64_t number) { return std::to_string(number); };
+  const cuda::ClusterPlan cluster = cuda::cluster_plan(shape, backward, device, wish);
+  if (cluster.blocks > 0) {
+    return "cluster " + text(cluster.blocks) + " x " + text(static_cast<int64_t>(cluster.shared_bytes) / 1024) +
+           " KiB, rows of " + text(cuda::kVectorBytes << cluster.lanes_log2) + " B";
+  }
+  if (wish.path == InstanceNormOverride::Path::kCluster) return "";
+  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, device);
+  if (plan.resident) return "resident planes";
+  if (!shape.channels_last) return "planes in " + text(plan.splits);
+  return "tiles in " + text(plan.splits) + ", rows of " +
+         text((cuda::channels_vector(shape) * dtype_size(shape.dtype)) << plan.lanes_log2) + " B, groups of " +
+         text(plan.group) + (wish.overlap ? "" : ", no overlap");
+}
+
 size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors) {
   if (cuda::is_empty(shape)) return 0;
-  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, multiprocessors);
+  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, cuda::current_device(multiprocessors));
   if (plan.splits == 1) return 0;
   const int64_t numbers = backward ? 2 : 3;  // Sums, Moments
   return static_cast<size_t>(shape.batch * shape.channels * plan.splits * numbers * accumulator_size(shape.dtype));
@@ -106,10 +153,10 @@ size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backwar
 void instance_norm_forward_cuda(const InstanceNormShape& shape, const InstanceNormForward& args, void* workspace,
                                 int multiprocessors, void* stream) {
   if (cuda::is_empty(shape)) return;
-  const cuda::NormPlan plan = cuda::norm_plan(shape, /*backward=*/false, multiprocessors);
   visit_dtype(shape.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    cuda::launch_forward<T>(shape, plan, cuda::make_args<T>(shape, args), workspace, stream);
+    cuda::launch_forward<T>(shape, cuda::current_device(multiprocessors), cuda::make_args<T>(shape, args), workspace,
+                            stream);
   });
 }
 

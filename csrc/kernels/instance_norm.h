@@ -7,6 +7,8 @@
 // The residual's gradient is dy itself, so no kernel computes it.
 #pragma once
 
+#include <string>
+
 #include "types.h"
 
 namespace jdm_fast {
@@ -57,6 +59,23 @@ void instance_norm_backward_cpu(const InstanceNormShape& shape, const InstanceNo
 // Bytes of device scratch the CUDA launchers need (0 if none). `backward` selects the direction;
 // `multiprocessors` is the device's SM count, which the plan uses to decide how far a plane is split.
 size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors);
+
+// What measurements and tests may ask of the CUDA launchers instead of the plan's choice (cuda/instance_norm_plan.h),
+// for channels_last shapes whose channels are whole vectors. One a process; not for use while other threads launch.
+struct InstanceNormOverride {
+  enum class Path : int { kPlan, kTwoKernels, kCluster };
+  Path path = Path::kPlan;
+  int lanes = 0;         // 16-byte vectors side by side in a tile, 2, 4 or 8; 0: the plan's
+  int cluster = 0;       // kCluster: blocks of a cluster, 1 to 16, a power of two; 0: the plan's
+  int64_t group = 0;     // kTwoKernels: samples of a pair of launches; 0: the plan's
+  bool overlap = true;   // kTwoKernels: let the second kernel begin before the first has ended
+  bool refused = false;  // set by a launch when kCluster was asked for and the device cannot: two kernels ran instead
+};
+InstanceNormOverride& instance_norm_override_cuda();
+
+// The kernels that a launch of such a shape takes, in words, for reports: "cluster 8 x 64 KiB, rows of 128 B". With an
+// override that does not fit the shape: "".
+std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors);
 
 // `stream` is a cudaStream_t. Asynchronous; the caller checks cudaGetLastError (the bindings do).
 void instance_norm_forward_cuda(const InstanceNormShape& shape, const InstanceNormForward& args, void* workspace,

@@ -55,35 +55,59 @@ void launch_planes(const NormBackward<T>& args, int64_t planes, const NormPlan& 
 }
 
 template <typename T, int kVector>
-void launch_channels(const NormBackward<T>& args, int64_t batch, const TileLayout& layout, void* workspace,
+void launch_channels(const NormBackward<T>& args, int64_t batch, TileLayout layout, int64_t group, void* workspace,
                      void* stream) {
   using A = Accumulator<T>;
   auto* const partials = static_cast<Sums<A>*>(workspace);
-  const unsigned grid = grid_size(batch * layout.tiles * layout.splits);
-  if (layout.splits == 1) {
-    JDM_LAUNCH((channels_backward<T, kVector, false>), grid, kTileThreads, 0, stream)(args, layout);
-    return;
+  const bool overlap = instance_norm_override_cuda().overlap;
+  for (; layout.first_sample < batch; layout.first_sample += group) {
+    const unsigned grid = grid_size(std::min(group, batch - layout.first_sample) * layout.tiles * layout.splits);
+    if (layout.splits == 1) {
+      JDM_LAUNCH((channels_backward<T, kVector, false>), grid, kTileThreads, 0, stream)(args, nullptr, layout);
+      continue;
+    }
+    JDM_LAUNCH_WITH((channels_partial_gradient_sums<T, kVector>),
+                    (LaunchOptions{1, overlap && layout.first_sample > 0}), grid, kTileThreads, 0, stream)
+    (args, partials, layout);
+    JDM_LAUNCH_WITH((channels_backward<T, kVector, true>), (LaunchOptions{1, overlap}), grid, kTileThreads, 0, stream)
+    (args, partials, layout);
   }
-  JDM_LAUNCH((channels_partial_gradient_sums<T, kVector>), grid, kTileThreads, 0, stream)(args, partials, layout);
-  JDM_LAUNCH((channels_combine_gradient_sums<A>), grid_size(batch * ceil_divide(args.channels, 32)), kCombineThreads, 0,
-             stream)
-  (partials, layout.splits, args.channels, args.rstd, args.d_weight, args.d_bias);
-  JDM_LAUNCH((channels_backward<T, kVector, true>), grid, kTileThreads, 0, stream)(args, layout);
+}
+
+// False: this device does not do it.
+template <typename T>
+bool launch_cluster(const NormBackward<T>& args, int64_t batch, const ClusterPlan& plan, int64_t tiles, void* stream) {
+  const auto blocks = static_cast<unsigned>(plan.blocks);
+  if (!prepare_cluster(channels_backward_cluster<T>, blocks, kClusterThreadsBackward, plan.shared_bytes)) return false;
+  const TileLayout layout{plan.lanes_log2, static_cast<int>(tiles), plan.blocks, plan.chunk, 0, plan.streaming};
+  JDM_LAUNCH_WITH((channels_backward_cluster<T>), (LaunchOptions{blocks, false}), grid_size(batch * tiles * blocks),
+                  kClusterThreadsBackward, plan.shared_bytes, stream)
+  (args, layout);
+  return true;
 }
 
 template <typename T>
-void launch_backward(const InstanceNormShape& shape, const NormPlan& plan, const NormBackward<T>& args, void* workspace,
+void launch_backward(const InstanceNormShape& shape, const Device& device, const NormBackward<T>& args, void* workspace,
                      void* stream) {
   constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
+  const NormPlan plan = norm_plan(shape, /*backward=*/true, device);
   if (shape.channels_last) {
     if constexpr (kVectorised) {
       if (channels_vector(shape) == kVector && vector_aligned(args.x, args.dy, args.dx, args.weight, args.bias,
                                                               args.mean, args.rstd, args.d_weight, args.d_bias)) {
-        return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), workspace, stream);
+        InstanceNormOverride& wish = instance_norm_override_cuda();
+        const ClusterPlan cluster = cluster_plan(shape, /*backward=*/true, device, wish);
+        const int64_t tiles = tiles_of(shape, kVector, cluster.lanes_log2);
+        if (cluster.blocks > 0) {
+          if (launch_cluster(args, shape.batch, cluster, tiles, stream)) return;
+          if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
+        }
+        return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,
+                                           stream);
       }
     }
-    return launch_channels<T, 1>(args, shape.batch, tile_layout(shape, 1, plan), workspace, stream);
+    return launch_channels<T, 1>(args, shape.batch, tile_layout(shape, 1, plan), plan.group, workspace, stream);
   }
   const int64_t planes = shape.batch * shape.channels;
   if constexpr (kVectorised) {
@@ -116,8 +140,7 @@ void instance_norm_backward_cuda(const InstanceNormShape& shape, const InstanceN
       (device_args.d_weight, device_args.d_bias, count);
       return;
     }
-    const cuda::NormPlan plan = cuda::norm_plan(shape, /*backward=*/true, multiprocessors);
-    cuda::launch_backward<T>(shape, plan, device_args, workspace, stream);
+    cuda::launch_backward<T>(shape, cuda::current_device(multiprocessors), device_args, workspace, stream);
   });
 }
 

@@ -13,6 +13,7 @@
 
 #include "../kernels/frames_to_uint8.h"
 #include "../kernels/instance_norm.h"
+#include "../kernels/interpolate_instance_norm.h"
 #include "../kernels/interpolate_latents.h"
 #include "../kernels/softmax_critic_loss.h"
 
@@ -44,6 +45,9 @@ inline void to_device(void* device, const void* host, size_t bytes) {
 inline void to_host(void* host, const void* device, size_t bytes) {
   check_cuda(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost), "copy to the host");
 }
+inline void within_device(void* to, const void* from, size_t bytes) {
+  check_cuda(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToDevice), "copy within the device");
+}
 // Kernels run on; the copy of their results waits for them and reports what they did wrong.
 inline void check_launch() { check_cuda(cudaGetLastError(), "kernel launch"); }
 inline int multiprocessors() {
@@ -68,10 +72,22 @@ inline void* allocate(size_t bytes) {
 inline void release(void* memory) { std::free(memory); }
 inline void to_device(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
 inline void to_host(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+inline void within_device(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 inline void check_launch() {}
 inline int multiprocessors() { return 8; }  // a small GPU, so that plans that depend on it split the work
 
 #endif
+
+// Whether blocks can reach into each other's shared memory.
+inline bool has_clusters() {
+#if defined(JDM_TEST_CUDA)
+  int major = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "compute capability");
+  return major >= 9;
+#else
+  return true;
+#endif
+}
 
 // Threads of the CPU kernels.
 inline int& num_threads() {
@@ -110,6 +126,12 @@ inline void instance_norm_backward(const InstanceNormShape& shape, const Instanc
   instance_norm_backward_cuda(shape, args, workspace, multiprocessors(), nullptr);
   check_launch();
 }
+inline void interpolate_instance_norm(const InterpolateInstanceNormShape& shape,
+                                      const InterpolateInstanceNormArgs& args) {
+  void* workspace = scratch(interpolate_instance_norm_workspace_cuda(shape, multiprocessors()));
+  interpolate_instance_norm_cuda(shape, args, workspace, multiprocessors(), nullptr);
+  check_launch();
+}
 inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* coefficients,
                                         void* y) {
   interpolate_latents_forward_cuda(shape, z, coefficients, y, nullptr);
@@ -137,6 +159,10 @@ inline void instance_norm_forward(const InstanceNormShape& shape, const Instance
 }
 inline void instance_norm_backward(const InstanceNormShape& shape, const InstanceNormBackward& args) {
   instance_norm_backward_cpu(shape, args, num_threads());
+}
+inline void interpolate_instance_norm(const InterpolateInstanceNormShape& shape,
+                                      const InterpolateInstanceNormArgs& args) {
+  interpolate_instance_norm_cpu(shape, args, num_threads());
 }
 inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* coefficients,
                                         void* y) {

@@ -1,4 +1,6 @@
 // instance_norm forward and backward against naive loops in double.
+#include <iterator>
+
 #include "check.h"
 
 namespace jdm_fast::test {
@@ -94,13 +96,14 @@ Expected compute(const Case& size, const Options& options, bool channels_last, D
   return out;
 }
 
-void test_one(const Case& size, const Options& options, DType dtype, bool channels_last) {
+// `label`: which kernels, for the messages.
+void test_one(const Case& size, const Options& options, DType dtype, bool channels_last, const char* label = "") {
   const int64_t planes = size.batch * size.channels, count = planes * size.pixels;
-  Report::get().begin_case("N=%ld C=%ld pixels=%ld mean=%g activation=%d affine=%d residual=%d per_sample=%d %s %s",
+  Report::get().begin_case("N=%ld C=%ld pixels=%ld mean=%g activation=%d affine=%d residual=%d per_sample=%d %s %s %s",
                            static_cast<long>(size.batch), static_cast<long>(size.channels),
                            static_cast<long>(size.pixels), size.mean, static_cast<int>(options.activation),
                            options.affine, options.residual, options.per_sample, name(dtype),
-                           channels_last ? "channels_last" : "nchw");
+                           channels_last ? "channels_last" : "nchw", label);
   const DType sums = accumulator(dtype);
   const InstanceNormShape shape{size.batch, size.channels,      size.pixels, channels_last,
                                 dtype,      options.activation, kSlope,      options.per_sample};
@@ -141,6 +144,58 @@ void test_one(const Case& size, const Options& options, DType dtype, bool channe
   expect_close(d_bias, expected.d_bias, sum_relative, sum_scale);
 }
 
+#if defined(JDM_TEST_CUDA) || defined(JDM_TEST_EMULATED)
+
+// Shapes for every way that the CUDA launchers know to normalise channels_last tensors.
+constexpr Case kTiledCases[] = {
+    {1, 72, 57 * 57, 0},     // idle lanes, odd rows
+    {3, 40, 33 * 65, 1e4},   // a mean that leaves float32 two digits of the spread
+    {2, 64, 20, 0},          // fewer pixels than a block has rows of threads
+    {2, 24, 1, 0},           // one pixel
+    {1, 16, 128 * 128, 10},  // several runs of rows
+};
+
+// Forced one after another; what does not fit a shape is left out, and what no shape takes fails.
+void test_every_path() {
+  using Wish = InstanceNormOverride;
+  using Path = Wish::Path;
+  constexpr Wish kWishes[] = {
+      {Path::kTwoKernels, 0, 0, 0, true},  {Path::kTwoKernels, 8, 0, 1, true}, {Path::kTwoKernels, 2, 0, 2, false},
+      {Path::kTwoKernels, 4, 0, 1, false}, {Path::kCluster, 0, 0, 0, true},    {Path::kCluster, 8, 8, 0, true},
+      {Path::kCluster, 4, 16, 0, true},    {Path::kCluster, 2, 4, 0, true},    {Path::kCluster, 2, 16, 0, true},
+      {Path::kCluster, 2, 1, 0, true},     {Path::kCluster, 4, 2, 0, true},
+  };
+  Wish& wish = instance_norm_override_cuda();
+  for (const Wish& forced : kWishes) {
+    wish = forced;
+    int taken = 0;
+    size_t turn = 0;  // of the options, which need not all meet every path in every shape
+    for (const Case& size : kTiledCases) {
+      for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+        const Options& options = kOptions[turn++ % std::size(kOptions)];
+        const InstanceNormShape shape{size.batch, size.channels,      size.pixels, true,
+                                      dtype,      options.activation, kSlope,      options.per_sample};
+        const std::string plan = instance_norm_plan_cuda(shape, false, backend::multiprocessors());
+        if (plan.empty() || instance_norm_plan_cuda(shape, true, backend::multiprocessors()).empty()) continue;
+        test_one(size, options, dtype, true, plan.c_str());
+        ++taken;
+      }
+    }
+    Report::get().begin_case("path %d, %d lanes, cluster of %d", static_cast<int>(forced.path), forced.lanes,
+                             forced.cluster);
+    const bool portable = forced.cluster >= 1 && forced.cluster <= 8;  // larger ones depend on which parts a chip has
+    if (wish.refused && portable && backend::has_clusters()) Report::get().fail("the device refused the cluster");
+    if (taken == 0 && backend::has_clusters()) Report::get().fail("no shape takes it");
+  }
+  wish = {};
+}
+
+#else
+
+void test_every_path() {}
+
+#endif
+
 }  // namespace
 }  // namespace jdm_fast::test
 
@@ -153,5 +208,6 @@ int main() {
       }
     }
   }
+  test_every_path();
   return Report::get().verdict("instance_norm");
 }

@@ -23,6 +23,7 @@ COMMANDS = {
     "translate": "translate a picture or a folder of pictures with a trained run",
     "sample": "draw pictures of all domains with a trained JointGAN, from nothing or for what is given",
     "video": "make an N-times longer video in both domains from a video, a folder of frames or two pictures",
+    "export": "write a run's encoders and decoders as ONNX or torch.export files, which need no jdm_fast",
     "relevance": "learn from pairs how well two pictures belong together, and score others by it",
     "data": "check a data set, write pictures to train on: the Earth, seasons, the frames of a video",
     "bench": "measure on your own files: how fast batches are made, and whether training waits for them",

@@ -11,9 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def counting(console: Console, what: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with count, rate and time left; yields ``on_progress(done, total)``, total None while it is not known."""
+    """A bar with count, rate and time left; yields ``on_progress(done, total)``, total None while it is not known.
+
+    Where the console is no terminal there is none: rich would leave an empty line of it.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    hidden = not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=None, rate="")
 
         def on_progress(done: int, total: int | None) -> None:

@@ -45,6 +45,8 @@ def _what_next(config_class: type, folder: Path) -> str:
         return f": try jdm-fast sample {folder} OUT"
     if hasattr(method, "translate"):
         return f": try jdm-fast translate {folder} IN OUT --to y"
+    if hasattr(method, "marginal"):
+        return f": try jdm-fast sample CONDITIONALS OUT --marginals {folder}, with a run of pix2pix or cyclegan"
     return ""
 
 

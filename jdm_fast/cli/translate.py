@@ -39,6 +39,9 @@ class Translate:
     """The domain to translate to."""
     batch_size: int | None = None
     """Pictures of one size translated at once; by default as many as fit a sensible amount of memory."""
+    tile: int | None = None
+    """Work on each picture in tiles of so many pixels a side, such as 256: large pictures in little memory. The result
+    is that of the whole picture, without seams. Models of jwdm only."""
     skip_bad: bool = False
     """Leave out pictures that cannot be read instead of failing at the end."""
     device: str | None = None
@@ -68,6 +71,7 @@ def run(arguments: list[str]) -> int:
                 options.output,
                 to=options.to,
                 batch_size=options.batch_size,
+                tile=options.tile,
                 skip_bad=options.skip_bad,
                 on_progress=on_progress,
                 on_pictures=None if truth is None else truth.add,

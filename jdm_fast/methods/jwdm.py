@@ -350,6 +350,20 @@ class JWDM(nn.Module):
         """Images [N, channels, H, W] in [-1, 1] of ``domain`` from latents of either domain."""
         return self.decoders[self._domain(domain)](latent)
 
+    def expand(self, latent: Tensor, domain: str) -> Tensor:
+        """The linear first layer of ``domain``'s decoder alone, for :meth:`decode_between`: [T, channels, h, w]."""
+        return self.decoders[self._domain(domain)].expand(latent)
+
+    def decode_between(self, feature: Tensor, positions: int | Sequence[float] | Tensor, domain: str) -> Tensor:
+        """Images [F, channels, H, W] of ``domain`` between key frames, Algorithm 2 with the first layer done once.
+
+        Args:
+            feature: [T, channels, h, w], :meth:`expand` of the key frames' latents, in time order, for this domain.
+            positions: of the F images, from 0 (the first key frame) to T - 1; or an int n for 0, 1/n, ... T - 1
+                (:func:`jdm_fast.ops.interpolate_instance_norm`).
+        """
+        return self.decoders[self._domain(domain)].decode_between(feature, positions)
+
     def translate(self, images: Tensor, to: str, source: str | None = None) -> Tensor:
         """``images`` [N, channels, H, W] of ``source`` (unset: the other domain) as images of ``to``, eq. (9)."""
         if source is None:

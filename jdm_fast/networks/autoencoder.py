@@ -6,10 +6,13 @@ out changes nothing but the time and the memory it costs. Padding is with zeros.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from jdm_fast.networks.layers import InstanceNorm
 from jdm_fast.networks.output_conv import OutputConv
+from jdm_fast.ops import interpolate_instance_norm
 
 SIZE_MULTIPLE = 4
 """Sides of an image must be multiples of this: two stride-2 convolutions down, two stride-2 deconvolutions up."""
@@ -99,7 +102,7 @@ class Decoder(nn.Module):
 
     :meth:`forward` is ``finish(expand(latent))``. :meth:`expand` is linear, so for latents whose weights sum to one it
     may be applied to the key frames alone and interpolated afterwards: ``expand((1-t) a + t b) = (1-t) expand(a) + t
-    expand(b)``.
+    expand(b)``. :meth:`decode_between` does that, and saves each frame its first deconvolution.
     """
 
     def __init__(
@@ -134,6 +137,25 @@ class Decoder(nn.Module):
     def finish(self, feature: Tensor) -> Tensor:
         """All that follows :meth:`expand`, from its norm onwards: to [N, channels, H, W] in [-1, 1]."""
         return self.up_sampling(self.bottleneck(self.embedding_norm(feature)))
+
+    def decode_between(self, feature: Tensor, positions: int | Sequence[float] | Tensor) -> Tensor:
+        """Images of the latents on the straight lines between key latents, whose :meth:`expand` is ``feature``.
+
+        Equal to ``forward`` of the interpolated latents, to rounding.
+
+        Args:
+            feature: [T, 4 * width, h, w], :meth:`expand` of T key latents in time order.
+            positions: of F images, from 0 (the first key) to T - 1 (the last), as in
+                :func:`jdm_fast.ops.interpolate_instance_norm`; an int n stands for 0, 1/n, 2/n, ... T - 1.
+
+        Returns:
+            [F, channels, H, W] in [-1, 1].
+        """
+        norm = self.embedding_norm
+        hidden = interpolate_instance_norm(
+            feature, positions, norm.weight, norm.bias, norm.activation, norm.negative_slope, norm.eps
+        )
+        return self.up_sampling(self.bottleneck(hidden))
 
     def forward(self, latent: Tensor) -> Tensor:
         """The latent to [N, channels, H, W] in [-1, 1]."""

@@ -8,6 +8,8 @@ the input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,6 +88,40 @@ def interpolate_latents(z: Tensor, n: int, mode: str = "lerp") -> Tensor:
     begin, end = value[:, :-1, None], value[:, 1:, None]
     frames = coefficients[:, :, :, 0] * begin + coefficients[:, :, :, 1] * end
     return torch.cat([frames.flatten(1, 2), value[:, -1:]], dim=1).to(z.dtype)
+
+
+def frame_positions(positions: int | Sequence[float] | Tensor, keys: int, device: torch.device) -> Tensor:
+    """``positions`` of :func:`interpolate_instance_norm` as float64 [F] on ``device``: an int n is 0, 1/n, ... T-1."""
+    if isinstance(positions, Tensor):
+        return positions.to(device, torch.float64)
+    if isinstance(positions, (int, torch.SymInt)):
+        return torch.arange((keys - 1) * positions + 1, dtype=torch.float64, device=device) / positions
+    return torch.tensor([float(position) for position in positions], dtype=torch.float64, device=device)
+
+
+def interpolate_frames(u: Tensor, positions: Tensor) -> Tensor:
+    """``(1 - t) u[k] + t u[k+1]`` with ``k = floor(p)``, ``t = p - k`` for every p of float64 ``positions`` [F]."""
+    keys = len(u)
+    begin = positions.floor().clamp(0, max(keys - 2, 0)).long()
+    end = (begin + 1).clamp(max=keys - 1)
+    t = (positions - begin).to(u.dtype)[:, None, None, None]
+    return (1 - t) * u[begin] + t * u[end]
+
+
+def interpolate_instance_norm(
+    u: Tensor,
+    positions: int | Sequence[float] | Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    negative_slope: float = 0.2,
+    eps: float = 1e-5,
+) -> Tensor:
+    """:func:`instance_norm` of every frame between key feature maps ``u`` [T, C, h, w]: [F, C, h, w]."""
+    value = u.to(accumulation_dtype(u.dtype))
+    frames = interpolate_frames(value, frame_positions(positions, len(u), u.device))
+    y = instance_norm(frames, weight, bias, activation=activation, negative_slope=negative_slope, eps=eps)
+    return y.to(u.dtype)
 
 
 def frames_to_uint8(x: Tensor, *, tanh: bool = False) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from jdm_fast.synthesis.frame_engine import FrameEngine, Piece
 from jdm_fast.synthesis.model import Model, load, load_two_step
 from jdm_fast.synthesis.sample_files import Sampled, interpolate_files, sample_files
 from jdm_fast.synthesis.translate import Translated, translate_files
 from jdm_fast.synthesis.video import VideoResult, synthesize_video
 
 __all__ = [
+    "FrameEngine",
     "Model",
+    "Piece",
     "Sampled",
     "Translated",
     "VideoResult",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -15,15 +14,14 @@ from torch import Tensor, nn
 
 from jdm_fast import methods
 from jdm_fast.errors import UserError
-from jdm_fast.ops import frames_to_uint8, interpolate_latents
+from jdm_fast.ops import frames_to_uint8
 from jdm_fast.runs import load_run
 from jdm_fast.synthesis.conditions import Size
+from jdm_fast.synthesis.frame_engine import FrameEngine, Piece
 from jdm_fast.synthesis.padding import pad_reflect, padded_side
 from jdm_fast.synthesis.pictures import batch_for, rgb, to_float
-from jdm_fast.synthesis.residual import add_residual, key_residual
-from jdm_fast.synthesis.sample import TupleSampler
-
-_MODES = ("lerp", "slerp")
+from jdm_fast.synthesis.sample import TupleSampler, require_mapping
+from jdm_fast.synthesis.tiled import check_tile, decode_tiled, encode_tiled, has_tiles
 
 
 def load(
@@ -100,16 +98,26 @@ class Model:
         return self.method.decode(latent.to(self.device), self._domain(domain))
 
     @torch.inference_mode()
-    def translate(self, images: Any, to: str = "y", source: str | None = None, batch_size: int | None = None) -> Any:
+    def translate(
+        self,
+        images: Any,
+        to: str = "y",
+        source: str | None = None,
+        batch_size: int | None = None,
+        tile: int | None = None,
+    ) -> Any:
         """Pictures of ``source`` (default: the other domain) as pictures of ``to``, of the kind and size they came in.
 
         Args:
             images: float tensor [N, 3, H, W] in [-1, 1]; or uint8 array [N, H, W, 3] or [H, W, 3]; or a PIL image; or a
                 list of PIL images, which may differ in size.
             batch_size: pictures that go through the networks at once; default by their size.
+            tile: side in pixels of the tiles that large pictures are worked on in, such as 256: less memory, more time
+                and the same result up to rounding, see :mod:`jdm_fast.synthesis.tiled`. Default: the whole picture.
 
         Raises:
-            UserError: an unknown domain, or one of vectors. TypeError, ValueError: ``images`` is none of these.
+            UserError: an unknown domain, or one of vectors; a ``tile`` that is too small or for a method that is no
+                auto-encoder. TypeError, ValueError: ``images`` is none of these.
         """
         self._require("translate")
         to = self._domain(to)
@@ -117,8 +125,10 @@ class Model:
         for domain in (to, source):
             if domain in getattr(self.method, "vectors", {}):
                 raise UserError(f"{self.name}: {domain} is a domain of vectors, not of pictures; use sample(given=...)")
+        if tile is not None:
+            self._check_tile(tile)
         if isinstance(images, Image.Image):
-            return Image.fromarray(self._translate_uint8(rgb(images)[None], to, source, batch_size)[0])
+            return Image.fromarray(self._translate_uint8(rgb(images)[None], to, source, batch_size, tile)[0])
         if isinstance(images, Tensor):
             if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
                 raise ValueError(
@@ -128,7 +138,7 @@ class Model:
                 return images.clone()
             chunks = images.split(batch_size or batch_for(*images.shape[-2:]))
             return torch.cat(
-                [self._translate(chunk.to(self.device, torch.float32), to, source).to(images) for chunk in chunks]
+                [self._translate(chunk.to(self.device, torch.float32), to, source, tile).to(images) for chunk in chunks]
             )
         if isinstance(images, np.ndarray):
             if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
@@ -136,9 +146,9 @@ class Model:
                     f"an array of images must be uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
                 )
             batch = images if images.ndim == 4 else images[None]
-            return self._translate_uint8(batch, to, source, batch_size).reshape(images.shape)
+            return self._translate_uint8(batch, to, source, batch_size, tile).reshape(images.shape)
         if isinstance(images, Sequence) and all(isinstance(image, Image.Image) for image in images):
-            return self._translate_list(images, to, source, batch_size)
+            return self._translate_list(images, to, source, batch_size, tile)
         raise TypeError(
             f"images must be a tensor, a uint8 array, a PIL image or a list of PIL images, got {type(images)}"
         )
@@ -151,7 +161,10 @@ class Model:
         factor: int = 8,
         source: str = "x",
         mode: str = "lerp",
-        batch_size: int | None = None,
+        batch_size: int | str | None = None,
+        engine: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
         residual: bool = False,
     ) -> dict[str, np.ndarray]:
         """Algorithm 2 of the JWDM paper for a whole sequence: ``factor`` times the frames, in both domains.
@@ -161,7 +174,8 @@ class Model:
             factor: n of the paper; n - 1 frames are made between two key frames.
             source: the domain of ``frames``.
             mode: ``lerp`` (the paper's) or ``slerp``.
-            batch_size: frames decoded at once; default by their size.
+            batch_size: frames decoded at once; default by their size, on a GPU by what fits its memory.
+            engine, precision, tile: see :class:`jdm_fast.synthesis.FrameEngine`.
             residual: give the frames of ``source`` back what decoding loses of the key frames, see
                 :mod:`jdm_fast.synthesis.residual`. Key frames of that domain then come out as they are given.
 
@@ -170,7 +184,7 @@ class Model:
             latents.
         """
         parts: dict[str, list[np.ndarray]] = {domain: [] for domain in self.domains}
-        for part in self.stream_video(frames, factor, source, mode, batch_size, residual):
+        for part in self.stream_video(frames, factor, source, mode, batch_size, engine, precision, tile, residual):
             for domain, made in part.items():
                 parts[domain].append(made)
         if not parts[source]:
@@ -183,60 +197,32 @@ class Model:
         factor: int = 8,
         source: str = "x",
         mode: str = "lerp",
-        batch_size: int | None = None,
+        batch_size: int | str | None = None,
+        engine: str = "auto",
+        precision: str = "auto",
+        tile: int | None = None,
         residual: bool = False,
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Generator[dict[str, np.ndarray], None, None]:
         """:meth:`video` in pieces: yields by domain uint8 [b, H, W, 3], b at most the batch size, in time order.
 
         Memory does not grow with the length. Each key frame is encoded once: it ends one pair and begins the next.
+        ``frames`` is read in a thread of its own, a few frames ahead. Frames at other times, in some domains alone:
+        :class:`jdm_fast.synthesis.FrameEngine`.
         """
         self._require("encode")
-        source = self._domain(source)
         if factor < 1:
             raise UserError(f"factor must be at least 1, got {factor}")
-        if mode not in _MODES:
-            raise UserError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}")
-        return self._stream(iter(frames), factor, source, mode, batch_size, residual)
-
-    @torch.inference_mode()  # a generator under this decorator leaves the mode whenever it hands over
-    def _stream(
-        self, frames: Iterator[np.ndarray], factor: int, source: str, mode: str, batch_size: int | None, residual: bool
-    ) -> Iterator[dict[str, np.ndarray]]:
-        first = next(frames, None)
-        if first is None:
-            return
-        size = first.shape[:2]
-        batch_size = batch_size or batch_for(*size)
-        pairs = max(1, batch_size // factor)  # key frames that begin a pair, and are encoded together
-
-        def encoded(key_frames: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-            pictures = to_float(_frames(key_frames, size)).to(self.device)
-            latents = self.encode(pictures, source)
-            return latents, key_residual(pictures, self.method.decode(latents, source)) if residual else None
-
-        last, last_lost = encoded([first])
-        while key_frames := list(islice(frames, pairs)):
-            latents, lost = encoded(key_frames)
-            latents = torch.cat([last, latents])
-            between = interpolate_latents(latents, factor, mode=mode)[:-1]  # the last key frame begins the next piece
-            if lost is not None and last_lost is not None:
-                lost = torch.cat([last_lost, lost])
-                last_lost = lost[-1:]
-            yield from self._decode_all(between, size, batch_size, source, factor, lost)
-            last = latents[-1:]
-        yield from self._decode_all(last, size, batch_size, source, factor, last_lost)
-
-    def _decode_all(
-        self, latents: Tensor, size: tuple[int, int], batch_size: int, source: str, factor: int, lost: Tensor | None
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Decode frames ``factor`` to a pair; with what was ``lost`` of the pairs' key frames, add it in ``source``."""
-        for start in range(0, len(latents), batch_size):
-            chunk = latents[start : start + batch_size]
-            made = {domain: self.method.decode(chunk, domain) for domain in self.domains}
-            if lost is not None:
-                positions = torch.arange(start, start + len(chunk), dtype=torch.float64) / factor
-                made[source] = add_residual(made[source], lost, positions)
-            yield {domain: self._to_uint8(images, size) for domain, images in made.items()}
+        made = FrameEngine(
+            self,
+            source=source,
+            mode=mode,
+            engine=engine,
+            precision=precision,
+            batch_size=batch_size,
+            tile=tile,
+            residual=residual,
+        )
+        return made.stream(_pieces(frames, factor))
 
     # ---- tuples of all domains --------------------------------------------------------------------------------------
 
@@ -282,7 +268,7 @@ class Model:
                 number that does not fit; values that are not finite. ValueError, TypeError: what is given is neither
                 images nor vectors of the right channels and range.
         """
-        return self.sampler.sample(n, given or {}, order, draws, only, size, seed, batch_size, resize)
+        return self.sampler.sample(n, require_mapping(given), order, draws, only, size, seed, batch_size, resize)
 
     def interpolate(
         self,
@@ -314,33 +300,43 @@ class Model:
         Raises:
             As :meth:`sample`.
         """
-        return self.sampler.interpolate(steps, mode, given or {}, order, rows, seed, size, batch_size, resize)
+        return self.sampler.interpolate(
+            steps, mode, require_mapping(given), order, rows, seed, size, batch_size, resize
+        )
 
     # ---- conversions ------------------------------------------------------------------------------------------------
 
-    def _translate(self, images: Tensor, to: str, source: str) -> Tensor:
+    def _translate(self, images: Tensor, to: str, source: str, tile: int | None) -> Tensor:
         height, width = images.shape[-2:]
-        return self.method.translate(self._padded(images), to, source)[..., :height, :width]
+        padded = self._padded(images)
+        if tile is None:
+            made = self.method.translate(padded, to, source)
+        else:
+            made = decode_tiled(self.method, encode_tiled(self.method, padded, source, tile), to, tile)
+        return made[..., :height, :width]
 
     def _translate_list(
-        self, images: Sequence[Image.Image], to: str, source: str, batch_size: int | None
+        self, images: Sequence[Image.Image], to: str, source: str, batch_size: int | None, tile: int | None
     ) -> list[Image.Image]:
         places: dict[tuple[int, int], list[int]] = {}  # one batch for all pictures of a size
         for place, image in enumerate(images):
             places.setdefault(image.size, []).append(place)
         out: dict[int, Image.Image] = {}
         for same in places.values():
-            arrays = self._translate_uint8(np.stack([rgb(images[place]) for place in same]), to, source, batch_size)
+            batch = np.stack([rgb(images[place]) for place in same])
+            arrays = self._translate_uint8(batch, to, source, batch_size, tile)
             out |= {place: Image.fromarray(array) for place, array in zip(same, arrays, strict=True)}
         return [out[place] for place in range(len(images))]
 
-    def _translate_uint8(self, images: np.ndarray, to: str, source: str, batch_size: int | None) -> np.ndarray:
+    def _translate_uint8(
+        self, images: np.ndarray, to: str, source: str, batch_size: int | None, tile: int | None
+    ) -> np.ndarray:
         out = np.empty_like(images)
         height, width = images.shape[1:3]
         step = batch_size or batch_for(height, width)
         for start in range(0, len(images), step):
             chunk = to_float(images[start : start + step]).to(self.device)
-            out[start : start + step] = self._to_uint8(self._translate(chunk, to, source), (height, width))
+            out[start : start + step] = self._to_uint8(self._translate(chunk, to, source, tile), (height, width))
         return out
 
     def _padded(self, images: Tensor) -> Tensor:
@@ -359,6 +355,13 @@ class Model:
         others = "sample draws from it" if hasattr(self.method, "sample") else "expected a run of jwdm"
         raise UserError(f"{self.name}: a model of {kind} {what}; {others}")
 
+    def _check_tile(self, tile: int) -> None:
+        """UserError unless pictures can be worked on in tiles of this side."""
+        check_tile(tile)
+        if not has_tiles(self.method):
+            kind = type(self.method).__name__
+            raise UserError(f"{self.name}: a model of {kind} cannot work in tiles, one of jwdm can; leave tile out")
+
     def _domain(self, domain: str) -> str:
         if domain not in self.domains:
             raise UserError(f"{self.name} has the domains {', '.join(self.domains)}; got {domain!r}")
@@ -368,13 +371,16 @@ class Model:
         return next(other for other in self.domains if other != domain)
 
 
-def _frames(frames: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+def _pieces(frames: Iterable[np.ndarray], factor: int) -> Iterator[Piece]:
+    """``factor`` frames, evenly spaced, from each key frame to the next, and the last key frame."""
+    steps = tuple(k / factor for k in range(factor))
+    last = None
     for frame in frames:
-        if frame.dtype != np.uint8 or frame.shape != (*size, 3):
-            raise ValueError(
-                f"frames must be uint8 {[*size, 3]} as the first one, got {frame.dtype} {list(frame.shape)}"
-            )
-    return np.stack(frames)
+        if last is not None:
+            yield Piece(last, steps)
+        last = frame
+    if last is not None:
+        yield Piece(last, (0.0,))
 
 
 def _trained_size(config: Mapping[str, Any]) -> Size | None:

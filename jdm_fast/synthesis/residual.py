@@ -47,28 +47,28 @@ def add_residual(frames: Tensor, residuals: Tensor, positions: Sequence[float] |
         frames: float [F, C, H', W'], decoded; cropped to the size of the residuals.
         residuals: [T, C, H, W] of :func:`key_residual`.
         positions: F numbers in [0, T - 1]: frame k + t lies at t from key frame k to the next. A key frame, t = 0,
-            comes out as it was given.
+            comes out as it was given. The values of a tensor are not looked at (it may lie on a GPU, and be part of a
+            captured graph): those outside take the nearest key frame.
 
     Returns:
-        [F, C, H, W], of the dtype of ``frames``.
+        [F, C, H, W], of the wider dtype of ``frames`` and ``residuals``.
 
     Raises:
-        ValueError: there is not one position for each frame, or one is outside of [0, T - 1].
+        ValueError: there is not one position for each frame, or one in a sequence is outside of [0, T - 1].
     """
-    position = torch.as_tensor(positions, dtype=torch.float64, device="cpu")
+    last = len(residuals) - 1
+    if not isinstance(positions, Tensor):
+        outside = [position for position in positions if not 0 <= position <= last]
+        if outside:
+            raise ValueError(
+                f"positions must lie between the first and the last of {last + 1} key frames, in [0, {last}], "
+                f"got {outside[0]:g}"
+            )
+    position = torch.as_tensor(positions, dtype=torch.float64, device=residuals.device).clamp(0, last)
     if position.shape != (len(frames),):
         raise ValueError(f"positions must be one for each of {len(frames)} frames, got {list(position.shape)}")
-    last = len(residuals) - 1
-    if not len(frames):
-        return frames[..., : residuals.shape[-2], : residuals.shape[-1]]
-    if not (0 <= position.min() and position.max() <= last):
-        raise ValueError(
-            f"positions must lie between the first and the last of {last + 1} key frames, in [0, {last}], "
-            f"got {position.min():g} to {position.max():g}"
-        )
     begin = position.floor().long()
     end = (begin + 1).clamp(max=last)
-    ratio = (position - begin).to(residuals.device, residuals.dtype)[:, None, None, None]
-    begin, end = begin.to(residuals.device), end.to(residuals.device)
+    ratio = (position - begin).to(residuals.dtype)[:, None, None, None]
     between = torch.lerp(residuals[begin], residuals[end], ratio)
-    return (frames[..., : residuals.shape[-2], : residuals.shape[-1]] + between).clamp(-1, 1).to(frames.dtype)
+    return (frames[..., : residuals.shape[-2], : residuals.shape[-1]] + between).clamp(-1, 1)

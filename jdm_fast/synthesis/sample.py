@@ -232,6 +232,17 @@ class TupleSampler:
         return {domain: out[domain] for domain in self.form.domains}
 
 
+def require_mapping(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """``given``, or nothing where it is None. TypeError for images without their domain."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f'given: expected what is observed by domain, such as {{"x": images}}, got {type(given).__name__}'
+        )
+    return given
+
+
 def require_count(n: int | None, given: int | None) -> int:
     """The number of tuples: that of what is given, else ``n``, else 16."""
     if n is not None and n < 1:

@@ -34,6 +34,7 @@ def translate_files(
     *,
     source: str | None = None,
     batch_size: int | None = None,
+    tile: int | None = None,
     skip_bad: bool = False,
     on_progress: Callable[[int, int | None], None] | None = None,
     on_pictures: Callable[[Sequence[Path], np.ndarray, np.ndarray], None] | None = None,
@@ -47,6 +48,7 @@ def translate_files(
             write if the name ends like a picture's, otherwise a folder. Files that are there are replaced.
         to, source: target and source domain; the source is the other one unless said.
         batch_size: pictures of one size that go through the networks at once; default by their size.
+        tile: side in pixels of the tiles that large pictures are worked on in, see :meth:`Model.translate`.
         skip_bad: do not raise for pictures that cannot be read, only report them.
         on_progress: called with the number of pictures done and the number in all.
         on_pictures: called after some pictures of one size have been written: their input files, what was read and
@@ -60,7 +62,7 @@ def translate_files(
     result = Translated()
     for batch in _batches(list(plan), batch_size, result.failed):
         pictures = np.stack([picture for _, picture in batch])
-        translated = model.translate(pictures, to, source, batch_size=len(batch))
+        translated = model.translate(pictures, to, source, batch_size=len(batch), tile=tile)
         for (path, _), picture in zip(batch, translated, strict=True):
             make_folder(plan[path].parent)
             save_image(plan[path], picture)

@@ -101,7 +101,7 @@ def synthesize_video(
         rate = Fraction(fps).limit_denominator(65535)
     else:
         rate = DEFAULT_FPS if frames.fps is None else frames.fps * Fraction(factor, every)
-    parts = model.stream_video(key_frames, factor, source, mode, batch_size, residual)
+    parts = model.stream_video(key_frames, factor, source, mode, batch_size, residual=residual)
     if on_frames is not None:
         parts = _shown(parts, on_frames)
     total = None if frames.count is None else (-(-frames.count // every) - 1) * factor + 1

@@ -63,6 +63,7 @@ def open_data(
     layout = _layout(config.data, needs, warn)
     chosen = needs.choose(config.data.domains, layout)
     groups = layout.groups("train", chosen)
+    needs.require_domains(groups, layout)
     pairing = needs.pairing(config.data.pairing, groups)
     groups = arrange(_readable(needs.without_spare(groups, warn), config.data, warn), pairing)
     needs.require(groups, layout, chosen)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jdm_fast.data.dataset import LETTERS, Features, Group, Layout, Pairing, batch_keys
 from jdm_fast.errors import UserError
+from jdm_fast.methods.sources import named_sources
 from jdm_fast.training.config import TrainConfig
 
 
@@ -70,9 +71,9 @@ class Needs:
         return chosen
 
     def without_spare(self, groups: Sequence[Group], warn: Callable[[str], None]) -> tuple[Group, ...]:
-        """For methods that are trained on pairs: without groups whose domains are in a larger group too. Those would be
-        second data of a domain, which the pairs have already."""
-        if not self.together:
+        """For methods that are trained on pairs, or take a domain from one group only: without groups whose domains are
+        in a larger group too. Those would be second data of a domain, which the larger group has already."""
+        if self.takes_several_keys and not self.together:
             return tuple(groups)
         sets = [set(group.domains) for group in groups]
         kept = []
@@ -90,12 +91,17 @@ class Needs:
             return False
         return {name for group in groups for name in group.domains} == set(self.domains) and not self._torn(groups)
 
+    def require_domains(self, groups: Sequence[Group], layout: Layout) -> None:
+        """Raise UserError unless the groups, arranged or not, have the method's domains and no others."""
+        if {name for group in groups for name in group.domains} != set(self.domains):
+            raise self._other_domains([key for group in batch_keys(groups) for key in group], layout)
+
     def require(self, groups: Sequence[Group], layout: Layout, chosen: Sequence[str] | None = None) -> None:
         """Raise UserError unless the groups are what the method is trained on; ``chosen`` are the layout's names for
         their domains."""
+        self.require_domains(groups, layout)
         keys = [key for group in batch_keys(groups) for key in group]
-        given = {name for group in groups for name in group.domains}
-        if given != set(self.domains) or (not self.takes_several_keys and len(keys) != len(self.domains)):
+        if not self.takes_several_keys and len(keys) != len(self.domains):
             raise self._other_domains(keys, layout)
         for group in groups:
             for name, domain in group.domains.items():
@@ -107,12 +113,12 @@ class Needs:
             raise UserError(
                 f"{layout.root}: this method needs together {self._listed(torn)}; this {layout.name} data set has "
                 f"{offers} (where {named}), each apart from the others. Use data whose items belong together, as "
-                f"`jdm-fast data check` shows it{self._unpaired_instead()}"
+                f"`jdm-fast data check` shows it{self._chain_instead(groups)}{self._unpaired_instead()}"
             )
 
     def _torn(self, groups: Sequence[Group]) -> list[tuple[str, ...]]:
         """What is needed together and is not together in any group."""
-        return [names for names in self.together if not any(set(names) <= set(group.domains) for group in groups)]
+        return [names for names in self.together if not _together(names, groups)]
 
     def _listed(self, together: Sequence[tuple[str, ...]]) -> str:
         texts = []
@@ -121,17 +127,28 @@ class Needs:
             texts.append(" and ".join(names) + (f" ({reason})" if reason else ""))
         return "; ".join(texts)
 
+    def _chain_instead(self, groups: Sequence[Group]) -> str:
+        """Advice for data that have enough together for the sources of this name."""
+        chain = named_sources("chain", "".join(self.domains))
+        if "sources" not in self.settings or not all(_together(s.given, groups) for s in chain if s.observed > 1):
+            return ""
+        return ", or sources for which these are enough: --method.sources chain"
+
     def _unpaired_instead(self) -> str:
         if "sources" in self.settings:
             return ", or sources that need no pairs: --method.sources unpaired"
         return ", or a method for data without pairs, such as cyclegan"
 
     def _other_domains(self, given: Sequence[str], layout: Layout) -> UserError:
-        more = " or another number with --method.domains" if "domains" in self.settings else ""
+        count, there = len(self.domains), len(layout.domains)
+        ways = [f"choose {count} with --data.domains"] if there >= count else []
+        offered = len({key[0] for key in given})
+        if "domains" in self.settings and (offered > 1 or not ways):
+            ways.append(f"train {offered} with --method.domains {offered}")
+        advice = ", or ".join(ways) or f"use data of {count} domains"
         return UserError(
             f"{layout.root}: this method is trained on the domains {', '.join(self.domains)}; this {layout.name} data "
-            f"set gives {', '.join(given)} (out of {', '.join(layout.domains)}): choose {len(self.domains)} with "
-            f"--data.domains{more}"
+            f"set gives {', '.join(given)} (out of {', '.join(layout.domains)}): {advice}"
         )
 
     def _require_kind(self, name: str, domain: Any, layout: Layout) -> None:
@@ -150,6 +167,10 @@ class Needs:
             f"{layout.root}: domain {name} holds feature vectors of {found}, this method is trained on {expected} "
             f"there: {advice}choose other domains with --data.domains"
         )
+
+
+def _together(names: Sequence[str], groups: Sequence[Group]) -> bool:
+    return any(set(names) <= set(group.domains) for group in groups)
 
 
 def require_settings(config: TrainConfig[Any], method: Any, name: str) -> None:

@@ -31,6 +31,7 @@ import jdm_fast as jf, torch
 x = torch.randn(2, 3, 8, 8, requires_grad=True)
 jf.ops.instance_norm(x, torch.ones(3), torch.zeros(3), residual=x, activation="relu").sum().backward()
 jf.ops.interpolate_latents(x, 4, "slerp").sum().backward()
+jf.ops.interpolate_instance_norm(x.detach(), [0.0, 0.4], torch.ones(3), activation="relu")
 jf.ops.frames_to_uint8(x.detach(), tanh=True)
 jf.ops.softmax_critic_loss(x, torch.tensor([0, 1]), 2)[0].backward()
 assert torch.isfinite(x.grad).all()
@@ -165,7 +166,13 @@ except AttributeError as error:
 
 
 def test_public_names() -> None:
-    for name in ("instance_norm", "softmax_critic_loss", "interpolate_latents", "frames_to_uint8"):
+    for name in (
+        "instance_norm",
+        "interpolate_instance_norm",
+        "softmax_critic_loss",
+        "interpolate_latents",
+        "frames_to_uint8",
+    ):
         assert callable(getattr(jf.ops, name)) and callable(getattr(jf.ops.reference, name))
     assert jf.methods.JWDM and jf.methods.JWDMConfig and callable(jf.load)
     assert issubclass(jf.errors.UserError, ValueError)

@@ -32,7 +32,7 @@ def asked_for(group: str) -> list[Requirement]:
     return [Requirement(entry) for entry in entries if not entry.startswith("jdm_fast[")]
 
 
-@pytest.mark.parametrize("group", ["dependencies", "test", "dev"])
+@pytest.mark.parametrize("group", ["dependencies", "export", "test", "dev"])
 def test_lock_satisfies_the_project(group: str) -> None:
     versions = {
         canonicalize_name(entry.name): entry.specifier

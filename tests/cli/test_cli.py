@@ -16,7 +16,9 @@ from PIL import Image
 
 import jdm_fast as jf
 from jdm_fast.cli import COMMANDS, main
+from jdm_fast.cli.train import _what_next
 from jdm_fast.data.video_files import open_frames, write_video
+from jdm_fast.methods import METHODS
 
 SMALL = ["--method.width", "4", "--method.critic-width", "4", "--crop-size", "32", "--load-size", "36"]
 
@@ -155,6 +157,20 @@ def test_the_library_reads_the_run_the_command_made(run: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     assert model.translate(frames, to="y").shape == (2, 32, 32, 3)
     assert model.video(frames, factor=8)["y"].shape == (9, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("jwdm", "jdm-fast translate RUN IN OUT --to y"),
+        ("jointgan", "jdm-fast sample RUN OUT"),
+        ("pix2pix", "jdm-fast translate RUN IN OUT --to y"),
+        ("cyclegan", "jdm-fast translate RUN IN OUT --to y"),
+        ("wgan-gp", "jdm-fast sample CONDITIONALS OUT --marginals RUN"),
+    ],
+)
+def test_training_ends_with_what_the_run_is_for(name: str, command: str) -> None:
+    assert command in _what_next(METHODS[name].config_class, Path("RUN"))
 
 
 def corrupt_image(run: Path, tmp: Path) -> list[str]:

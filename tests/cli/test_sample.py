@@ -174,8 +174,10 @@ def test_bad_input_is_a_message(
     for name, place in places.items():
         options = [option.replace(name, str(place)) for option in options]
     assert sample(runs / run, tmp_path / "out", *options) == 2
-    text = " ".join(capsys.readouterr().err.split())
+    said = capsys.readouterr().err
+    text = " ".join(said.split())
     assert message in text and "Traceback" not in text
+    assert not said.startswith("\n"), "where there is no terminal a progress bar leaves no trace"
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/cluster.cuh"
 
 namespace {
 
@@ -59,8 +59,86 @@ __global__ void reversed_through_shared(const float* x, float* y) {
   y[threadIdx.x] = doubled[threadIdx.x] / 2;
 }
 
+// Every block adds up what the threads of its number in all blocks of its cluster brought, by both kinds of shared
+// memory.
+__global__ void sums_over_clusters(float* y) {
+  JDM_SHARED_ARRAY(float, kept, kThreads);
+  JDM_DYNAMIC_SHARED(float, doubled);
+  const int at = blockIdx.x * kThreads + threadIdx.x;
+  kept[threadIdx.x] = static_cast<float>(at);
+  doubled[threadIdx.x] = 2 * kept[threadIdx.x];
+  jdm_fast::cuda::cluster_arrive();
+  jdm_fast::cuda::cluster_wait();
+  float sum = 0;
+  for (unsigned rank = 0; rank < jdm_fast::cuda::cluster_size(); ++rank) {
+    sum += *jdm_fast::cuda::shared_of_rank(kept + threadIdx.x, rank);
+    sum += *jdm_fast::cuda::shared_of_rank(doubled + threadIdx.x, rank);
+  }
+  jdm_fast::cuda::cluster_arrive();
+  y[at] = sum;
+  jdm_fast::cuda::cluster_wait();
+}
+
+__global__ void copies_in_groups(const float* x, float* y) {  // 16 bytes a thread and group
+  JDM_SHARED_ARRAY(float, kept, 8 * kThreads);
+  for (int group = 0; group < 2; ++group) {
+    jdm_fast::cuda::copy_async(kept + 4 * (group * kThreads + threadIdx.x), x + 4 * (threadIdx.x / 4));
+    jdm_fast::cuda::end_copy_group();
+  }
+  jdm_fast::cuda::wait_for_copies<1>();
+  const float first = kept[4 * threadIdx.x + threadIdx.x % 4];
+  jdm_fast::cuda::wait_for_copies<0>();
+  y[threadIdx.x] = (first + kept[4 * (kThreads + threadIdx.x) + threadIdx.x % 4]) / 2;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Wrong.
+
+__global__ void copy_not_waited_for(const float* x, float* y) {
+  JDM_SHARED_ARRAY(float, kept, 8 * kThreads);
+  for (int group = 0; group < 2; ++group) {
+    jdm_fast::cuda::copy_async(kept + 4 * (group * kThreads + threadIdx.x), x + 4 * (threadIdx.x / 4));
+    jdm_fast::cuda::end_copy_group();
+  }
+  jdm_fast::cuda::wait_for_copies<1>();
+  y[threadIdx.x] = kept[4 * (kThreads + threadIdx.x) + threadIdx.x % 4];
+}
+
+__global__ void cluster_without_barrier(float* y) {  // may look before the others have written
+  JDM_SHARED_ARRAY(float, kept, kThreads);
+  kept[threadIdx.x] = 1;
+  jdm_fast::cuda::cluster_arrive();
+  y[blockIdx.x * kThreads + threadIdx.x] = *jdm_fast::cuda::shared_of_rank(kept + threadIdx.x, 1 - blockIdx.x);
+  jdm_fast::cuda::cluster_wait();
+}
+
+__global__ void cluster_leaves_too_early(float* y) {
+  JDM_SHARED_ARRAY(float, kept, kThreads);
+  kept[threadIdx.x] = 1;
+  jdm_fast::cuda::cluster_arrive();
+  jdm_fast::cuda::cluster_wait();
+  if (blockIdx.x == 1) return;
+  for (int i = 0; i < 3; ++i) __syncthreads();
+  y[threadIdx.x] = *jdm_fast::cuda::shared_of_rank(kept + threadIdx.x, 1);
+}
+
+__global__ void cluster_arrives_twice(float* y) {
+  jdm_fast::cuda::cluster_arrive();
+  jdm_fast::cuda::cluster_arrive();
+  y[threadIdx.x] = 1;
+}
+
+__global__ void cluster_waits_without_arriving(float* y) {
+  jdm_fast::cuda::cluster_wait();
+  y[threadIdx.x] = 1;
+}
+
+__global__ void barrier_that_keeps_the_cluster_waiting(float* y) {
+  if (blockIdx.x == 1 && threadIdx.x < 32) __syncthreads();
+  jdm_fast::cuda::cluster_arrive();
+  jdm_fast::cuda::cluster_wait();
+  y[threadIdx.x] = 1;
+}
 
 __global__ void missing_barrier(const float* x, float* y) {
   JDM_SHARED_ARRAY(float, kept, kThreads);
@@ -196,7 +274,7 @@ struct Memory {
 // Runs a kernel on x = 0, 1, 2, ...; says how many of y differ from expected(i).
 template <auto kKernel>
 std::string count_wrong(const std::function<float(int)>& expected, size_t dynamic_bytes = 0) {
-  Memory<float> x(kThreads), y(kThreads);
+  Memory<float> x(kThreads), y(kThreads);  // the allocator aligns to 16 bytes
   for (int i = 0; i < kThreads; ++i) x[i] = static_cast<float>(i);
   JDM_LAUNCH(kKernel, 1, kThreads, dynamic_bytes, nullptr)(x, y);
   int wrong = 0;
@@ -211,6 +289,14 @@ std::string run_on(int count, int blocks = 1, size_t dynamic_bytes = 0) {
   Memory<T> y(count);
   JDM_LAUNCH(kKernel, blocks, kThreads, dynamic_bytes, nullptr)(y);
   return text<T>(y, count);
+}
+
+template <auto kKernel>
+std::string run_in_clusters(int blocks, unsigned cluster, size_t dynamic_bytes = 0) {
+  Memory<float> y(blocks * kThreads);
+  JDM_LAUNCH_WITH(kKernel, (jdm_fast::cuda::LaunchOptions{cluster, false}), blocks, kThreads, dynamic_bytes,
+                  nullptr)(y);
+  return text<float>(y, y.count);
 }
 
 std::string launch_nothing(dim3 grid, dim3 block, size_t dynamic_bytes) {
@@ -244,6 +330,9 @@ const std::map<std::string, Program> kPrograms = {
      }},
     {"reversed_through_shared",
      [] { return count_wrong<reversed_through_shared>(reversed, kThreads * sizeof(float)); }},
+    {"copies_in_groups", [] { return count_wrong<copies_in_groups>([](int i) { return static_cast<float>(i); }); }},
+    {"copy_not_waited_for",
+     [] { return count_wrong<copy_not_waited_for>([](int i) { return static_cast<float>(i); }); }},
     {"missing_barrier", [] { return count_wrong<missing_barrier>(reversed); }},
     {"missing_barrier_before_reuse", [] { return count_wrong<missing_barrier_before_reuse>(reversed); }},
     {"missing_barrier_hidden_by_order",
@@ -292,6 +381,26 @@ const std::map<std::string, Program> kPrograms = {
        return std::string("allowed");
      }},
     {"too_much_static_shared", [] { return run_on<large_static_shared, float>(kThreads); }},
+    {"sums_over_clusters", [] { return run_in_clusters<sums_over_clusters>(8, 4, kThreads * sizeof(float)); }},
+    {"cluster_without_barrier", [] { return run_in_clusters<cluster_without_barrier>(2, 2); }},
+    {"cluster_leaves_too_early", [] { return run_in_clusters<cluster_leaves_too_early>(2, 2); }},
+    {"cluster_arrives_twice", [] { return run_in_clusters<cluster_arrives_twice>(2, 2); }},
+    {"cluster_waits_without_arriving", [] { return run_in_clusters<cluster_waits_without_arriving>(2, 2); }},
+    {"barrier_that_keeps_the_cluster_waiting",
+     [] { return run_in_clusters<barrier_that_keeps_the_cluster_waiting>(2, 2); }},
+    {"cluster_of_16_without_asking", [] { return run_in_clusters<sums_over_clusters>(16, 16, 256); }},
+    {"cluster_of_16_after_asking",
+     [] {
+       cudaFuncSetAttribute(sums_over_clusters, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+       run_in_clusters<sums_over_clusters>(16, 16, kThreads * sizeof(float));
+       return std::string("ran");
+     }},
+    {"grid_that_clusters_do_not_divide", [] { return run_in_clusters<sums_over_clusters>(3, 2, 256); }},
+    {"cluster_on_an_older_device",
+     [] {
+       cuda_emulation::set_compute_capability(80);
+       return run_in_clusters<sums_over_clusters>(2, 2, 256);
+     }},
     {"after_an_error",  // the machine still works
      [] {
        try {

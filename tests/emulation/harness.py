@@ -127,6 +127,21 @@ class NormBackward(ctypes.Structure):
     ]
 
 
+class BetweenShape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("keys", "frames", "channels", "pixels")),
+        ("channels_last", ctypes.c_bool),
+        ("dtype", ctypes.c_int),
+        ("activation", ctypes.c_int),
+        ("negative_slope", ctypes.c_double),
+        ("eps", ctypes.c_double),
+    ]
+
+
+class BetweenArgs(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("u", "positions", "weight", "bias", "y")]
+
+
 class InterpolateShape(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("sequences", "keys", "steps", "elements")),
@@ -205,8 +220,8 @@ class EmulatedGpu:
     def __init__(self, library: Path) -> None:
         self.path = library
         self.library = ctypes.CDLL(str(library))
-        for name in ("instance_norm_workspace", "softmax_critic_loss_workspace"):
-            getattr(self.library, f"emulation_{name}").restype = ctypes.c_int64
+        for name in ("instance_norm", "interpolate_instance_norm", "softmax_critic_loss"):
+            getattr(self.library, f"emulation_{name}_workspace").restype = ctypes.c_int64
         self.library.emulation_take_launches.restype = ctypes.c_char_p
         #: Kernels of the last call with their template arguments, e.g. ``planes_forward<float, 4, false>``.
         self.kernels: list[str] = []
@@ -216,6 +231,10 @@ class EmulatedGpu:
     def set_order(self, order: str) -> None:
         number, seed = ORDERS[order]
         self.library.emulation_set_order(number, ctypes.c_uint64(seed))
+
+    def set_compute_capability(self, capability: int) -> None:
+        """Ten times the version, of the device that the launchers see."""
+        self.library.emulation_set_compute_capability(capability)
 
     def _call(self, name: str, *args: object) -> None:
         self.library.emulation_take_launches()
@@ -247,6 +266,7 @@ class EmulatedGpu:
         eps: float = 1e-5,
         channels_last: bool = False,
         multiprocessors: int = 4,
+        capability: int = 80,
         offsets: Sequence[int] = (0, 0, 0),
         parameter_offset: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -254,6 +274,7 @@ class EmulatedGpu:
 
         ``offsets``: elements by which x, y and residual miss a 256-byte boundary; ``parameter_offset``: weight, bias.
         """
+        self.set_compute_capability(capability)
         shape = norm_shape(x, (weight, bias), channels_last, activation, negative_slope)
         n, c = x.shape[:2]
         a = accumulation_dtype(x.dtype)
@@ -290,9 +311,11 @@ class EmulatedGpu:
         negative_slope: float = 0.01,
         channels_last: bool = False,
         multiprocessors: int = 4,
+        capability: int = 80,
         offsets: Sequence[int] = (0, 0, 0),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(dx, d_weight [N, C], d_bias [N, C]). ``offsets``: of x, dy and dx."""
+        self.set_compute_capability(capability)
         shape = norm_shape(x, (weight, bias), channels_last, activation, negative_slope)
         n, c = x.shape[:2]
         a = accumulation_dtype(x.dtype)
@@ -315,6 +338,41 @@ class EmulatedGpu:
         for guarded in (dx, d_weight, d_bias, workspace):
             guarded.check()
         return from_memory_order(dx.tensor, channels_last), d_weight.tensor, d_bias.tensor
+
+    def interpolate_instance_norm(
+        self,
+        u: Tensor,
+        positions: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        *,
+        activation: str = "none",
+        negative_slope: float = 0.2,
+        eps: float = 1e-5,
+        channels_last: bool = False,
+        multiprocessors: int = 4,
+        offset: int = 0,
+    ) -> Tensor:
+        """u [T, C, h, w], positions float64 [F] -> [F, C, h, w]. ``offset`` of u and y, in elements."""
+        stored, places = Guarded.of(in_memory_order(u, channels_last), offset), Guarded.of(positions)
+        y = Guarded((len(positions), *stored.tensor.shape[1:]), u.dtype, offset)
+        types = DTYPES.index(u.dtype), ACTIVATIONS.index(activation)
+        keys, channels, h, w = u.shape
+        shape = BetweenShape(keys, len(positions), channels, h * w, channels_last, *types, negative_slope, eps)
+        a = accumulation_dtype(u.dtype)
+        parameters = [None if p is None else Guarded.of(p.to(a)) for p in (weight, bias)]
+        workspace = self._workspace("interpolate_instance_norm", ctypes.byref(shape), multiprocessors)
+        args = BetweenArgs(stored.pointer, places.pointer, *map(pointer, parameters), y.pointer)
+        self._call(
+            "interpolate_instance_norm",
+            ctypes.byref(shape),
+            ctypes.byref(args),
+            workspace.pointer,
+            ctypes.c_int(multiprocessors),
+        )
+        for guarded in (y, workspace):
+            guarded.check()
+        return from_memory_order(y.tensor, channels_last)
 
     def interpolate_latents(self, z: Tensor, coefficients: Tensor, n: int, offset: int = 0) -> Tensor:
         """z [B, T, E], coefficients [B, T-1, n, 2] -> [B, (T-1)*n + 1, E]."""

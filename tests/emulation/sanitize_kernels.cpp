@@ -12,6 +12,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/frames_to_uint8.h"
 #include "kernels/instance_norm.h"
+#include "kernels/interpolate_instance_norm.h"
 #include "kernels/interpolate_latents.h"
 #include "kernels/softmax_critic_loss.h"
 
@@ -103,6 +104,21 @@ void instance_norm(const InstanceNormShape& shape, int multiprocessors, int shif
   dx.check("dx"), d_weight.check("d_weight"), d_bias.check("d_bias");
 }
 
+void between(const InterpolateInstanceNormShape& shape, int multiprocessors, int shift) {
+  const int64_t plane = shape.channels * shape.pixels;
+  Memory u(shape.keys * plane, shape.dtype, shift), y(shape.frames * plane, shape.dtype, shift);
+  Memory weight(shape.channels, accumulator(shape.dtype)), bias(shape.channels, accumulator(shape.dtype));
+  u.fill(), weight.fill(), bias.fill();
+  const std::unique_ptr<double[]> positions(new double[static_cast<size_t>(shape.frames)]);
+  for (int64_t f = 0; f < shape.frames; ++f) {  // from the first key to the last
+    positions[f] = static_cast<double>(f * (shape.keys - 1)) / static_cast<double>(shape.frames - 1);
+  }
+  const Workspace workspace(interpolate_instance_norm_workspace_cuda(shape, multiprocessors));
+  interpolate_instance_norm_cuda(shape, {u.data(), positions.get(), weight.data(), bias.data(), y.data()},
+                                 workspace.memory.get(), multiprocessors, nullptr);
+  y.check("frames between");
+}
+
 void interpolate(const InterpolateLatentsShape& shape, int shift) {
   const int64_t frames = (shape.keys - 1) * shape.steps + 1;
   Memory z(shape.sequences * shape.keys * shape.elements, shape.dtype, shift);
@@ -143,6 +159,12 @@ void critic_loss(const SoftmaxCriticLossShape& shape, int multiprocessors, int s
 }  // namespace
 
 int main() {
+  const auto clusters = [](int64_t n, int64_t c, int64_t pixels, DType dtype, int lanes, int blocks) {
+    InstanceNormOverride& wish = instance_norm_override_cuda();
+    wish = {InstanceNormOverride::Path::kCluster, lanes, blocks};
+    instance_norm({n, c, pixels, true, dtype, Activation::kLeakyRelu, 0.2, false}, 4, 0, 0);
+    wish = {};
+  };
   for (const auto order :
        {cuda_emulation::Order::kForward, cuda_emulation::Order::kReverse, cuda_emulation::Order::kRandom}) {
     cuda_emulation::set_order(order, 3);
@@ -164,12 +186,27 @@ int main() {
           norm(1, 1, 33 * 521, 4, 3, 3);  // too large for registers (backward, and forward in float32): split
           norm(9, 1, 33 * 521, 1, 3, 3);  // the same, streamed
         }
+        const auto pairs = [&](int64_t keys, int64_t frame_count, int64_t c, int64_t pixels, int multiprocessors,
+                               int shift) {
+          between({keys, frame_count, c, pixels, channels_last, dtype, Activation::kLeakyRelu, 0.2, 1e-5},
+                  multiprocessors, shift);
+        };
+        pairs(1, 2, 3, 16, 1, 0);     // one key
+        pairs(3, 7, 5, 64, 1, 0);     // a plane for a warp
+        pairs(3, 5, 8, 49, 1, 1);     // no vectors of pixels
+        pairs(2, 40, 16, 640, 4, 0);  // more frames than lanes; rows in parts
+        pairs(2, 3, 1, 2080, 4, 0);   // parts of a plane
+        pairs(2, 3, 3, 1105, 1, 1);   // parts of a plane, odd
         frames({2, 3, 40, channels_last, dtype, true}, 0);
         frames({1, 3, 33, channels_last, dtype, false}, 1);
         frames({1, 4, 24, channels_last, dtype, false}, 0);
         critic_loss({5, 3, 36, 3, channels_last, dtype}, 4, 0);
         critic_loss({2, 5, 515, 2, channels_last, dtype}, 4, 1);
         critic_loss({2, 64, 72, 64, channels_last, dtype}, 1, 0);
+      }
+      if (dtype != DType::kFloat64) {
+        clusters(1, 40, 129, dtype, 4, 8);  // idle lanes, and blocks without rows
+        clusters(2, 16, 640, dtype, 2, 2);
       }
       interpolate({2, 3, 4, 48, dtype}, 0);
       interpolate({1, 4, 3, 35, dtype}, 1);

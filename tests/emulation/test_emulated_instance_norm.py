@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,16 @@ class Case:
     channels_last: bool = False
     multiprocessors: int = 4
     offsets: tuple[int, int, int] = (0, 0, 0)  # elements by which the three large tensors miss a vector's boundary
+    capability: int = 80
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        return {
+            "channels_last": self.channels_last,
+            "multiprocessors": self.multiprocessors,
+            "offsets": self.offsets,
+            "capability": self.capability,
+        }
 
     def __str__(self) -> str:
         return self.why.replace(" ", "-")
@@ -48,6 +59,13 @@ CASES = [
     Case("odd channels over two tiles, split", (1, 37, 11, 13), channels_last=True),
     Case("vectors of channels, misaligned", (1, 24, 5, 5), channels_last=True, offsets=(1, 1, 1)),
     Case("vectors of channels, misaligned, split", (1, 8, 33, 33), channels_last=True, offsets=(0, 1, 0)),
+    Case("many tiles, one kernel", (3, 136, 5, 9), channels_last=True, multiprocessors=2),
+    Case("split and larger than the cache", (3, 24, 33, 47), channels_last=True, multiprocessors=40),
+    Case("cluster, whole tiles", (1, 64, 16, 16), channels_last=True, capability=90),
+    Case("cluster, idle lanes and odd rows", (2, 72, 33, 21), channels_last=True, capability=90),
+    Case("cluster, fewer pixels than rows of threads", (2, 24, 3, 3), channels_last=True, capability=90),
+    Case("cluster of many", (1, 40, 57, 57), channels_last=True, multiprocessors=20, capability=90),
+    Case("cluster, misaligned: not one", (1, 24, 5, 5), channels_last=True, offsets=(1, 1, 1), capability=90),
 ]
 
 
@@ -70,8 +88,7 @@ def check(
     x, dtype = tensors["x"], tensors["x"].dtype
     affine_shape = next((tensors[name].shape for name in ("weight", "bias") if tensors[name] is not None), x.shape[1:2])
     act = {"activation": activation, "negative_slope": negative_slope}
-    plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
-    y, mean, rstd = in_every_order(gpu, lambda: gpu.instance_norm(**tensors, **act, **plan))
+    y, mean, rstd = in_every_order(gpu, lambda: gpu.instance_norm(**tensors, **act, **case.plan))
 
     def differentiable(as_dtype: torch.dtype | None) -> dict[str, Tensor | None]:
         values = dict(tensors)
@@ -97,7 +114,7 @@ def check(
     dy = torch.randn(x.shape, dtype=torch.float64).where(t.abs() > 0.01, 0.0).to(dtype)
     weight, bias = tensors["weight"], tensors["bias"]
     dx, d_weight, d_bias = in_every_order(
-        gpu, lambda: gpu.instance_norm_backward(dy, x, mean, rstd, weight, bias, **act, **plan)
+        gpu, lambda: gpu.instance_norm_backward(dy, x, mean, rstd, weight, bias, **act, **case.plan)
     )
     exact_y.backward(dy.double())
     baseline_y.backward(dy)
@@ -139,8 +156,7 @@ def test_what_is_left_out(emulated_gpu: EmulatedGpu, case: Case, missing: str, a
 def test_mean_far_larger_than_the_spread(emulated_gpu: EmulatedGpu, case: Case) -> None:
     """Mean 1e4, spread 2: squares of float32 would leave no digit of the spread."""
     tensors = inputs(case.shape, torch.float32, mean=1e4)
-    plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
-    y, mean, rstd = emulated_gpu.instance_norm(**tensors, **plan)
+    y, mean, rstd = emulated_gpu.instance_norm(**tensors, **case.plan)
     exact = {name: value.double() for name, value in tensors.items()}
     var, exact_mean = torch.var_mean(exact["x"], dim=(2, 3), correction=0)
     half_place = 2.0**-11  # of a float32 near 1e4: the mean cannot be stored more exactly, and y moves with it
@@ -164,8 +180,7 @@ def test_parameters_that_miss_a_vector_boundary(emulated_gpu: EmulatedGpu) -> No
 def test_constant_planes_give_the_bias(emulated_gpu: EmulatedGpu, case: Case) -> None:
     tensors = inputs(case.shape, torch.float32)
     tensors["x"] = torch.full(case.shape, 3.0)
-    plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
-    y, mean, rstd = emulated_gpu.instance_norm(**tensors, **plan)
+    y, mean, rstd = emulated_gpu.instance_norm(**tensors, **case.plan)
     assert torch.equal(mean, torch.full_like(mean, 3.0))
     assert torch.allclose(rstd, torch.full_like(rstd, 1e-5**-0.5))
     assert torch.equal(y, tensors["bias"].view(1, -1, 1, 1) + tensors["residual"])
@@ -190,16 +205,15 @@ def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu, backward: bool)
     launched: set[str] = set()
     emulated_gpu.set_order("forward")
     for case in CASES:
-        plan = {"channels_last": case.channels_last, "multiprocessors": case.multiprocessors, "offsets": case.offsets}
         statistics = torch.ones(case.shape[:2])
         for dtype in DTYPES:
             x = torch.zeros(case.shape, dtype=dtype)
             if backward:
-                emulated_gpu.instance_norm_backward(x, x, statistics, statistics, **plan)
+                emulated_gpu.instance_norm_backward(x, x, statistics, statistics, **case.plan)
             else:
-                emulated_gpu.instance_norm(x, **plan)
+                emulated_gpu.instance_norm(x, **case.plan)
             launched |= set(emulated_gpu.kernels)
-    headers = [f"cuda/instance_norm_{part}.cuh" for part in ("planes", "channels", "combine")]
+    headers = [f"cuda/instance_norm_{part}.cuh" for part in ("planes", "channels", "cluster")]
     kernels = {
         kernel
         for kernel in kernels_of(emulated_gpu.path, headers)

@@ -73,6 +73,10 @@ def test_right_kernels_run_right(build_name: str, order: str, request: pytest.Fi
     assert [int(v) for v in output(program, "indices", order).split()] == expected
     assert output(program, "reversed_through_shared", order) == "0 wrong"
     assert output(program, "after_an_error", order) == "0 wrong"
+    assert output(program, "copies_in_groups", order) == "0 wrong"
+    of_thread = [[3 * (block * THREADS + t) for block in range(8)] for t in range(THREADS)]
+    sums = [sum(of_thread[t][block // 4 * 4 :][:4]) for block in range(8) for t in range(THREADS)]
+    assert [float(v) for v in output(program, "sums_over_clusters", order).split()] == sums
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,7 @@ def test_right_kernels_run_right(build_name: str, order: str, request: pytest.Fi
         ("missing_barrier_before_reuse", "32 wrong", "32 wrong"),
         ("missing_barrier_hidden_by_order", "0 wrong", "63 wrong"),  # why one order is not enough
         ("missing_warp_barrier", "32 wrong", "32 wrong"),
+        ("copy_not_waited_for", "64 wrong", "64 wrong"),
         ("blocks_depend_on_each_other", "1.000000 2.000000 3.000000 4.000000", "1.000000 1.000000 1.000000 1.000000"),
     ],
 )
@@ -90,7 +95,7 @@ def test_missing_synchronisation_gives_wrong_values(
 ) -> None:
     assert output(programs, name, "forward") == in_forward
     assert output(programs, name, "reverse") == in_reverse
-    if name.startswith("missing"):
+    if name.startswith(("missing", "copy")):
         assert output(programs, name, "random") != "0 wrong"
 
 
@@ -136,6 +141,9 @@ def test_wrong_kernels_are_named(programs: Path, name: str, message: str, order:
     [
         ("too_many_threads", "block (32, 33, 1) has more than 1024 threads"),
         ("too_deep_block", "block (1, 1, 65) has more than 1024 threads (or more than 64 along z)"),
+        ("cluster_of_16_without_asking", "a cluster of 16 blocks, allowed 8"),
+        ("grid_that_clusters_do_not_divide", "grid (3, 1, 1) is not a multiple of the cluster"),
+        ("cluster_on_an_older_device", "clusters need compute capability 9.0"),
         ("empty_grid", "grid (0, 1, 1) has an empty side"),
         ("too_wide_grid", "grid (4294967295, 1, 1) is too large"),
         ("too_tall_grid", "grid (1, 65536, 1) is too large"),
@@ -146,6 +154,27 @@ def test_wrong_kernels_are_named(programs: Path, name: str, message: str, order:
 def test_launches_beyond_the_hardware_are_refused(programs: Path, name: str, message: str) -> None:
     text = output(programs, name)
     assert text.startswith("error: ") and message in text, text
+
+
+@pytest.mark.parametrize(
+    "name, messages",
+    [
+        ("cluster_without_barrier", ("of the cluster has not yet reached that shared array",)),
+        ("cluster_leaves_too_early", ("reaches into the shared memory of block 1 of the cluster, which has returned",)),
+        ("cluster_arrives_twice", ("arrives at the cluster barrier twice without waiting",)),
+        ("cluster_waits_without_arriving", ("waits at the cluster barrier without having arrived",)),
+        ("barrier_that_keeps_the_cluster_waiting", ("deadlock: ", "threads wait for their cluster (")),
+    ],
+)
+@pytest.mark.parametrize("order", ORDERS)
+def test_wrong_clusters_are_named(programs: Path, name: str, messages: tuple[str, ...], order: str) -> None:
+    text = output(programs, name, order)
+    assert text.startswith(f"error: kernel {{anonymous}}::{name}, block ("), text
+    assert all(message in text for message in messages), text
+
+
+def test_large_clusters_can_be_asked_for(programs: Path) -> None:
+    assert output(programs, "cluster_of_16_after_asking") == "ran"
 
 
 def test_dynamic_shared_memory_can_be_asked_for(programs: Path) -> None:

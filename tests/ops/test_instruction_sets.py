@@ -35,6 +35,8 @@ for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             for mode in ("lerp", "slerp"):
                 z = normal(*shape).requires_grad_()
                 y = ops.interpolate_latents(z, 5, mode)
+                if len(shape) == 4 and mode == "lerp":
+                    saved["frames"].append(ops.interpolate_instance_norm(z.detach(), 3, activation="leaky_relu"))
                 saved["frames"] += [y.detach(), *torch.autograd.grad(y, z, torch.cos(3 * y.detach()))]
         for classes, side in ((2, 9), (5, 30), (64, 5)):
             logits = normal(6, classes, side, side + 1).requires_grad_()

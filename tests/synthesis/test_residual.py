@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
+from jdm_fast.errors import UserError
 from jdm_fast.synthesis import Model
+from jdm_fast.synthesis.frame_engine import FrameEngine, Piece
 from jdm_fast.synthesis.residual import add_residual, key_residual
 
 
@@ -80,3 +84,32 @@ def test_where_nothing_is_lost_nothing_changes(negative: Model) -> None:
     plain, made = (negative.video(keys, 4, "x", residual=residual) for residual in (False, True))
     for domain in plain:
         np.testing.assert_array_equal(made[domain], plain[domain])
+
+
+@pytest.mark.parametrize(
+    "engine, tile", [("eager", None), ("eager", 16), pytest.param("graph", None, marks=pytest.mark.gpu)]
+)
+def test_frames_at_any_times_and_one_domain_alone(jwdm: Model, engine: str, tile: int | None) -> None:
+    model = Model(copy.deepcopy(jwdm.method), "cuda" if engine == "graph" else "cpu")
+    keys = frames(5, 3, (33, 20))
+    times = [(0.0, 0.3, 0.3, 0.9), (), (0.0,)]
+    pieces = [Piece(key, positions) for key, positions in zip(keys, times, strict=True)]
+
+    def made(residual: bool) -> np.ndarray:
+        stream = FrameEngine(
+            model, source="x", domains=("x",), tile=tile, residual=residual, engine=engine, precision="fp32"
+        )
+        return np.concatenate([part["x"] for part in stream.stream(pieces)])
+
+    plain, got = made(False), made(True)
+    lost = [keys[0].astype(float) - plain[0], None, keys[2].astype(float) - plain[-1]]
+    lost[1] = keys[1].astype(float) - model.video(keys[1:2], 1, precision="fp32")["x"][0]
+    for number, position in enumerate((0, 0.3, 0.3, 0.9)):
+        expected = (plain[number] + (1 - position) * lost[0] + position * lost[1]).clip(0, 255)
+        assert np.abs(got[number] - expected).max() <= 1.6
+    np.testing.assert_array_equal(got[[0, -1]], keys[[0, 2]])
+
+
+def test_a_domain_whose_key_frames_are_not_known(jwdm: Model) -> None:
+    with pytest.raises(UserError, match="residual: .* domain, x, and only y is made"):
+        FrameEngine(jwdm, source="x", domains=("y",), residual=True)

@@ -350,15 +350,15 @@ def test_peoples_mistakes(options: dict[str, Any], request_: dict[str, Any], mes
         ({}, {"x": np.zeros((1, *SIZE, 1), np.uint8)}, ValueError, r"uint8 \[N, H, W, 3\]"),
         ({}, {"x": np.zeros((1, *SIZE, 3))}, ValueError, "float64"),
         ({}, {"x": "photos"}, TypeError, "PIL"),
+        ({}, torch.zeros(1, 3, *SIZE), TypeError, 'given: expected .* such as {"x": images}, got Tensor'),
         ({"vectors": ("y:7",)}, {"y": np.zeros((2, 6))}, ValueError, r"float \[N, 7\], got torch.float64 \[2, 6\]"),
         ({"vectors": ("y:7",)}, {"y": torch.full((2, 7), torch.inf)}, ValueError, "infinite"),
     ],
 )
-def test_programmers_mistakes(
-    options: dict[str, Any], given: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        joint(**options).sample(given=given)
+def test_programmers_mistakes(options: dict[str, Any], given: Any, error: type[Exception], message: str) -> None:
+    for ask in (joint(**options).sample, joint(**options).interpolate):
+        with pytest.raises(error, match=message):
+            ask(given=given)
     slack = torch.full((1, 3, *SIZE), 1 + 5e-4)
     assert joint().sample(given={"x": slack})["x"].min() == 255
 

@@ -3,12 +3,7 @@
 // its mask is the forward's. x - mean comes first because x * scale + (shift - mean * scale) cancels when |mean| is
 // large.
 
-template <Activation kActivation, typename A>
-JDM_INLINE Vec<A> activate(Vec<A> t, Vec<A> slope) {
-  if (kActivation == Activation::kRelu) return clamp_negative(t);
-  if (kActivation == Activation::kLeakyRelu) return where_positive(t, t, t * slope);
-  return t;
-}
+#include "activation.inl"
 
 // dy * act'(t)
 template <Activation kActivation, typename A>
@@ -17,17 +12,6 @@ JDM_INLINE Vec<A> masked_gradient(Vec<A> dy, Vec<A> t, Vec<A> slope) {
   if (kActivation == Activation::kLeakyRelu) return where_positive(t, dy, dy * slope);
   return dy;
 }
-
-// Calls `function<activation>(args...)` for a run-time activation.
-#define JDM_WITH_ACTIVATION(activation, function, ...)      \
-  switch (activation) {                                     \
-    case Activation::kNone:                                 \
-      return function<Activation::kNone>(__VA_ARGS__);      \
-    case Activation::kRelu:                                 \
-      return function<Activation::kRelu>(__VA_ARGS__);      \
-    case Activation::kLeakyRelu:                            \
-      return function<Activation::kLeakyRelu>(__VA_ARGS__); \
-  }
 
 // Independent accumulators, to hide the latency of additions.
 constexpr int kUnroll = 4;

@@ -2,7 +2,8 @@
 // reductions. Under nvcc this is CUDA; under a host compiler the same source runs on `csrc/emulation`.
 //
 // Rules for kernels, so that both builds work: launch with JDM_LAUNCH, declare shared memory with JDM_SHARED_ARRAY or
-// JDM_DYNAMIC_SHARED, keep inline PTX inside this file, let no thread return before a barrier that others reach.
+// JDM_DYNAMIC_SHARED, keep inline PTX inside this file and cluster.cuh, let no thread return before a barrier that
+// others reach.
 #pragma once
 
 #include <cmath>
@@ -168,20 +169,43 @@ __device__ __forceinline__ Packed<T, kCount> load(const T* address) {
   return value;
 }
 
-// To global memory that the kernel does not read.
+// The same of 16 bytes that the kernel reads only once: they take no place in the first-level cache.
 template <int kCount, typename T>
-__device__ __forceinline__ void store(T* address, const Packed<T, kCount>& value) {
+__device__ __forceinline__ Packed<T, kCount> load_once(const T* address) {
+#if defined(__CUDACC__)
+  if constexpr (sizeof(Packed<T, kCount>) == sizeof(uint4)) {
+    uint4 word;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                 : "l"(__cvta_generic_to_global(address)));
+    Packed<T, kCount> value;
+    memcpy(&value, &word, sizeof(value));
+    return value;
+  }
+#endif
+  return load<kCount>(address);
+}
+
+// To global memory that the kernel does not read. `streaming`: nor does anybody while it could still be in a cache.
+template <int kCount, typename T>
+__device__ __forceinline__ void store(T* address, const Packed<T, kCount>& value, bool streaming = false) {
 #if defined(__CUDACC__)
   using Word = WordOf<sizeof(value)>;
   Word word;
   memcpy(&word, &value, sizeof(value));
   if constexpr (sizeof(value) == sizeof(uint4)) {  // the compiler splits an assignment into four stores now and then
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)), "r"(word.x),
-                 "r"(word.y), "r"(word.z), "r"(word.w));
+    if (streaming) {
+      asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)), "r"(word.x),
+                   "r"(word.y), "r"(word.z), "r"(word.w));
+    } else {
+      asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(address)), "r"(word.x),
+                   "r"(word.y), "r"(word.z), "r"(word.w));
+    }
   } else {
     *reinterpret_cast<Word*>(address) = word;
   }
 #else
+  (void)streaming;
   cuda_emulation::check_aligned(address, sizeof(value));
   std::memcpy(address, &value, sizeof(value));
 #endif
@@ -274,6 +298,12 @@ __device__ __forceinline__ Sums<A> from_lane(const Sums<A>& own, int lane_mask) 
   return {__shfl_xor_sync(kFullWarp, own.first, lane_mask), __shfl_xor_sync(kFullWarp, own.second, lane_mask)};
 }
 
+// yes ? a : b, in registers: of whole structs the compiler chooses by address.
+template <typename A>
+__device__ __forceinline__ Sums<A> choose(bool yes, const Sums<A>& a, const Sums<A>& b) {
+  return {yes ? a.first : b.first, yes ? a.second : b.second};
+}
+
 // Count, mean and sum of squared distances from the mean. No sum of squares is ever formed, so that a mean far larger
 // than the spread does no harm.
 template <typename A>
@@ -290,6 +320,11 @@ __device__ __forceinline__ Moments<A> merge(const Moments<A>& a, const Moments<A
   const A share = count > A(0) ? quick_divide(b.count, count) : A(0);
   const A delta = b.mean - a.mean;
   return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * a.count * share};
+}
+
+template <typename A>
+__device__ __forceinline__ Moments<A> choose(bool yes, const Moments<A>& a, const Moments<A>& b) {
+  return {yes ? a.count : b.count, yes ? a.mean : b.mean, yes ? a.m2 : b.m2};
 }
 
 template <typename A>

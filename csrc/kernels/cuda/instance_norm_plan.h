@@ -1,24 +1,50 @@
-// Which kernels an instance norm takes, decided from the shape and the number of multiprocessors alone, so that the
-// size of the workspace is known before any pointer is.
+// Which kernels an instance norm takes, decided from the shape and the device alone, so that the size of the workspace
+// is known before any pointer is.
+//
+// [N, C, H*W]: see instance_norm_planes.cuh. [N, H*W, C], see instance_norm_channels.cuh and instance_norm_cluster.cuh:
+// on compute capability 9.0 a cluster of blocks that holds the tile, if one can and there are enough of them; else two
+// kernels over tiles cut into parts, or one where there are many tiles.
 #pragma once
 
 #include <algorithm>
+#include <array>
 
 #include "../instance_norm.h"
 #include "instance_norm_channels.cuh"
-#include "instance_norm_combine.cuh"
+#include "instance_norm_cluster.cuh"
 #include "instance_norm_planes.cuh"
 
 namespace jdm_fast::cuda {
 
-struct NormPlan {
-  bool resident;  // a plane is held in registers
-  int splits;     // blocks that share a plane, or a tile of channels; 1: no workspace
-  int64_t chunk;  // pixels of each of them
+struct Device {
+  int multiprocessors;
+  int capability;       // ten times the compute capability
+  int64_t cache_bytes;  // of L2
 };
 
-// Blocks an H200 multiprocessor holds of the streaming kernels at once (256 threads, 64 registers), about.
+inline Device current_device(int multiprocessors) { return {multiprocessors, compute_capability(), cache_bytes()}; }
+
+struct NormPlan {
+  bool resident = false;  // a plane is held in registers
+  int splits = 1;         // blocks that share a plane, or a tile of channels; 1: no workspace
+  int64_t chunk = 0;      // pixels of each of them
+  int lanes_log2 = 0;     // channels_last: of a tile
+  int64_t group = 0;      // channels_last: samples of a launch
+  bool streaming = false;
+};
+
+// Channels_last in one touch.
+struct ClusterPlan {
+  int blocks = 0;  // of a cluster; 0: not this way
+  int lanes_log2 = 0;
+  int64_t chunk = 0;  // pixels of each block
+  size_t shared_bytes = 0;
+  bool streaming = false;
+};
+
+// Blocks an H200 multiprocessor holds of the streaming kernels of planes at once (256 threads, 64 registers), about.
 constexpr int kBlocksPerMultiprocessor = 4;
+constexpr int kTileBlocksPerMultiprocessor = 2;  // of the kernels of tiles (256 threads, up to 128 registers)
 
 // Vectors of a plane that the largest resident kernel holds: 512 threads, 8 vectors each forward; backward keeps x and
 // dy.
@@ -26,8 +52,17 @@ constexpr int64_t kResidentVectorsForward = 512 * 8;
 constexpr int64_t kResidentVectorsBackward = 512 * 4;
 
 constexpr int64_t kMinPlaneChunk = 8192;  // pixels; below, a second kernel costs more than it gains
-constexpr int64_t kMinTilePasses = 2;     // rows of a part, in rows of threads
+constexpr int64_t kMinTilePasses = 4;     // rows of a part, in rows of threads
 constexpr int64_t kMaxSplits = 512;
+constexpr int kMinVectorLanes = 2;  // 32 bytes, a sector: less would move bytes that nobody wants
+constexpr int kMinScalarLanes = 4;
+constexpr int64_t kWantedParts =
+    16;  // of a tile: with more, narrower tiles; every block combines all parts of its tile
+
+// Shared memory of a block on Hopper: the most there is, less what the kernels keep for sums; and what lets a
+// multiprocessor hold two blocks, one of which copies while the other computes.
+constexpr int64_t kMaxHeldBytes = 208 * 1024;
+constexpr int64_t kGoodHeldBytes = 96 * 1024;
 
 // Elements of a vector that channels_last tensors of this shape allow, if their pointers do.
 inline int channels_vector(const InstanceNormShape& shape) {
@@ -35,38 +70,131 @@ inline int channels_vector(const InstanceNormShape& shape) {
   return shape.dtype != DType::kFloat64 && shape.channels % elements == 0 ? static_cast<int>(elements) : 1;
 }
 
-// Lanes and tiles that cover the channels with vectors of `vector` elements.
-inline TileLayout tile_layout(const InstanceNormShape& shape, int vector, const NormPlan& plan) {
+// Of lanes that cover the channels with vectors of `vector` elements, if need be in several tiles: 2^result lanes.
+inline int widest_tile(const InstanceNormShape& shape, int vector) {
   const int64_t wanted = ceil_divide(shape.channels, vector);
   const int max_lanes = vector == 1 ? kMaxScalarLanes : kMaxVectorLanes;
   int lanes_log2 = 0;
   while ((1 << lanes_log2) < std::min<int64_t>(wanted, max_lanes)) ++lanes_log2;
-  return {lanes_log2, static_cast<int>(ceil_divide(wanted, int64_t{1} << lanes_log2)), plan.splits, plan.chunk};
+  return lanes_log2;
 }
 
-// `units` pieces of work of `pixels` each, cut so that about every multiprocessor has its share; parts are a multiple
-// of `granularity` pixels.
-inline NormPlan split_plan(int64_t units, int64_t pixels, int64_t granularity, int64_t min_chunk, int multiprocessors) {
-  const int64_t blocks = int64_t{kBlocksPerMultiprocessor} * multiprocessors;
-  if (2 * units >= blocks || pixels < 2 * min_chunk) return {false, 1, pixels};
-  const int64_t wanted = std::min({ceil_divide(blocks, units), ceil_divide(pixels, min_chunk), kMaxSplits});
-  const int64_t chunk = ceil_divide(ceil_divide(pixels, wanted), granularity) * granularity;
-  return {false, static_cast<int>(ceil_divide(pixels, chunk)), chunk};
+inline int64_t tiles_of(const InstanceNormShape& shape, int vector, int lanes_log2) {
+  return ceil_divide(shape.channels, int64_t{vector} << lanes_log2);
 }
 
-// For a shape that is not empty.
-inline NormPlan norm_plan(const InstanceNormShape& shape, bool backward, int multiprocessors) {
-  if (shape.channels_last) {
-    const TileLayout layout = tile_layout(shape, channels_vector(shape), {false, 1, shape.pixels});
-    const int64_t rows = kTileThreads >> layout.lanes_log2;
-    return split_plan(shape.batch * layout.tiles, shape.pixels, rows, kMinTilePasses * rows, multiprocessors);
+// The plan as the kernels with vectors of `vector` elements take it, where the plan may have been made for longer ones.
+inline TileLayout tile_layout(const InstanceNormShape& shape, int vector, const NormPlan& plan) {
+  const int lanes_log2 = vector == channels_vector(shape) ? plan.lanes_log2 : widest_tile(shape, vector);
+  return {lanes_log2,    static_cast<int>(tiles_of(shape, vector, lanes_log2)), plan.splits, plan.chunk, 0,
+          plan.streaming};
+}
+
+// Bytes that the second of two passes over all pixels reads again.
+inline int64_t held_bytes(const InstanceNormShape& shape, int64_t samples, bool backward) {
+  return samples * shape.pixels * shape.channels * dtype_size(shape.dtype) * (backward ? 2 : 1);
+}
+
+// Whether what an instance norm reads and writes is more than the cache can hold.
+inline bool is_streaming(const InstanceNormShape& shape, bool backward, const Device& device) {
+  return held_bytes(shape, shape.batch, false) * (backward ? 3 : 2) > device.cache_bytes;
+}
+
+// `pixels` of a plane, cut so that about every multiprocessor has its share; parts are a multiple of 256 vectors.
+inline NormPlan split_planes(const InstanceNormShape& shape, const Device& device) {
+  constexpr int64_t kGranularity = kStreamThreads * kVectorElements<Float16>;
+  const int64_t units = shape.batch * shape.channels, pixels = shape.pixels;
+  const int64_t blocks = int64_t{kBlocksPerMultiprocessor} * device.multiprocessors;
+  NormPlan plan;
+  plan.chunk = pixels;
+  if (2 * units >= blocks || pixels < 2 * kMinPlaneChunk) return plan;
+  const int64_t wanted = std::min({ceil_divide(blocks, units), ceil_divide(pixels, kMinPlaneChunk), kMaxSplits});
+  plan.chunk = ceil_divide(ceil_divide(pixels, wanted), kGranularity) * kGranularity;
+  plan.splits = static_cast<int>(ceil_divide(pixels, plan.chunk));
+  return plan;
+}
+
+// Tiles for the kernels of every architecture. A batch larger than the cache is done in groups of samples of which half
+// a cache holds what is read twice; a sample that is larger itself gains nothing from that. The parts of all tiles of a
+// group are one wave of blocks.
+inline NormPlan split_tiles(const InstanceNormShape& shape, bool backward, const Device& device,
+                            const InstanceNormOverride& wish) {
+  const int vector = channels_vector(shape);
+  const int64_t sample_bytes = held_bytes(shape, 1, backward), budget = device.cache_bytes / 2;
+  NormPlan plan;
+  plan.streaming = is_streaming(shape, backward, device);
+  plan.group = sample_bytes > budget ? shape.batch : std::min(shape.batch, budget / sample_bytes);
+  plan.group = ceil_divide(shape.batch, ceil_divide(shape.batch, plan.group));  // groups of about the same size
+  if (wish.group > 0) plan.group = std::min(shape.batch, wish.group);
+  const int64_t blocks = int64_t{kTileBlocksPerMultiprocessor} * device.multiprocessors;
+  const int min_lanes = vector == 1 ? kMinScalarLanes : kMinVectorLanes;
+  const auto cut = [&](int lanes_log2) {
+    plan.lanes_log2 = lanes_log2;
+    const int64_t units = plan.group * tiles_of(shape, vector, lanes_log2);
+    const int64_t rows = kTileThreads >> lanes_log2;
+    const int64_t wanted =
+        std::max<int64_t>(1, std::min({blocks / units, shape.pixels / (kMinTilePasses * rows), kMaxSplits}));
+    plan.chunk = ceil_divide(ceil_divide(shape.pixels, wanted), rows) * rows;
+    plan.splits = static_cast<int>(ceil_divide(shape.pixels, plan.chunk));
+  };
+  if (wish.lanes > 0 && vector > 1) {
+    int lanes_log2 = 0;
+    while ((1 << lanes_log2) < wish.lanes) ++lanes_log2;
+    cut(std::min(lanes_log2, widest_tile(shape, vector)));
+    return plan;
   }
+  for (int lanes_log2 = widest_tile(shape, vector);; --lanes_log2) {
+    cut(lanes_log2);
+    if (plan.splits <= kWantedParts || (1 << lanes_log2) <= min_lanes) return plan;
+  }
+}
+
+// Tiles for clusters. Wanted, the first counting most: a block on every multiprocessor; two on each; wide tiles; small
+// clusters. Left to the kernels above: what no cluster holds, what leaves multiprocessors idle, and tensors so large
+// that two passes meet the same data in the cache of one block only. `wish` overrules all but what is impossible.
+inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, const Device& device,
+                                const InstanceNormOverride& wish) {
+  using Path = InstanceNormOverride::Path;
+  const int vector = channels_vector(shape);
+  ClusterPlan best;
+  if (!shape.channels_last || vector == 1 || device.capability < 90 || wish.path == Path::kTwoKernels) return best;
+  const bool forced = wish.path == Path::kCluster;
+  std::array<int64_t, 4> best_score{-1, 0, 0, 0};
+  for (int lanes_log2 = widest_tile(shape, vector); lanes_log2 >= 0; --lanes_log2) {
+    if (wish.lanes > 0 ? 1 << lanes_log2 != wish.lanes
+                       : 1 << lanes_log2 < kMinVectorLanes && lanes_log2 != widest_tile(shape, vector)) {
+      continue;
+    }
+    for (int blocks = 1; blocks <= 16; blocks *= 2) {
+      if (wish.cluster > 0 && blocks != wish.cluster) continue;
+      const int64_t chunk = ceil_divide(shape.pixels, blocks);
+      const int threads = cluster_threads(backward);
+      const int64_t bytes =
+          int64_t{held_rows(chunk, lanes_log2, threads)} * threads * kVectorBytes * (backward ? 2 : 1);
+      if (bytes > kMaxHeldBytes) continue;
+      const int64_t all = shape.batch * tiles_of(shape, vector, lanes_log2) * blocks;
+      const bool fills = 10 * all >= 9 * device.multiprocessors, two = bytes <= kGoodHeldBytes;
+      if (!forced && !(fills && two)) continue;
+      const std::array<int64_t, 4> score{fills ? device.multiprocessors : all, two, lanes_log2, -blocks};
+      if (score <= best_score) continue;
+      best_score = score;
+      best = {blocks, lanes_log2, chunk, static_cast<size_t>(bytes), is_streaming(shape, backward, device)};
+    }
+  }
+  return best;
+}
+
+// For a shape that is not empty: what is done where clusters are not.
+inline NormPlan norm_plan(const InstanceNormShape& shape, bool backward, const Device& device) {
+  if (shape.channels_last) return split_tiles(shape, backward, device, instance_norm_override_cuda());
   const int64_t vectors = shape.pixels / (kVectorBytes / dtype_size(shape.dtype));
   if (shape.dtype != DType::kFloat64 && vectors <= (backward ? kResidentVectorsBackward : kResidentVectorsForward)) {
-    return {true, 1, shape.pixels};
+    NormPlan plan;
+    plan.resident = true;
+    plan.chunk = shape.pixels;
+    return plan;
   }
-  constexpr int64_t kGranularity = kStreamThreads * kVectorElements<Float16>;
-  return split_plan(shape.batch * shape.channels, shape.pixels, kGranularity, kMinPlaneChunk, multiprocessors);
+  return split_planes(shape, device);
 }
 
 inline bool is_empty(const InstanceNormShape& shape) {
