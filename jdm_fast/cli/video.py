@@ -12,10 +12,11 @@ from rich.console import Console
 from jdm_fast import synthesis
 from jdm_fast.cli._progress import counting
 from jdm_fast.cli._scores import as_json, show_scores, write_scores
-from jdm_fast.data.video_files import Decoder
+from jdm_fast.data.video_files import Decoder, open_frames
 from jdm_fast.errors import UserError
 from jdm_fast.metrics import find_palette
 from jdm_fast.metrics.files import VideoTruth
+from jdm_fast.metrics.video_report import VideoReport
 
 _DOMAINS = ("x", "y")
 _ROWS = {
@@ -70,12 +71,19 @@ class Video:
     """H.264 quality: 0 is lossless, larger is smaller and worse."""
     batch_size: int | None = None
     """Frames decoded at once; by default as many as fit a sensible amount of memory."""
+    residual: bool = False
+    """Add what encoding and decoding loses of the key frames, cross-faded, to the frames of the source domain: its
+    colours and detail come back, and its key frames come out as they are."""
     frames: bool = False
     """Write PNG frames into the folder OUT instead of a video."""
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
     truth: Truth = field(default_factory=Truth)
     """What the frames that are made should have been."""
+    report: Path | None = None
+    """Score the frames in between against the true ones, and flicker, beside cross-fades and each frame by itself, into
+    this .json file. Frames that --every leaves out are true ones if it is a multiple of --factor; others come from
+    --truth."""
 
 
 def run(arguments: list[str]) -> int:
@@ -91,7 +99,7 @@ def run(arguments: list[str]) -> int:
     input = inputs[0] if len(inputs) == 1 else inputs
     model = synthesis.load(options.run, device=options.device)
     paths = {domain: path for domain in _DOMAINS if (path := getattr(options.truth, domain)) is not None}
-    truth = _truth(options, input, paths)
+    truth = _truth(options, model, input, paths)
     with counting(console, "synthesising", "frames") as on_progress:
         made = synthesis.synthesize_video(
             model,
@@ -106,6 +114,7 @@ def run(arguments: list[str]) -> int:
             mode=options.mode,
             crf=options.crf,
             batch_size=options.batch_size,
+            residual=options.residual,
             as_frames=options.frames,
             on_progress=on_progress,
             on_frames=None if truth is None else truth.add,
@@ -115,27 +124,33 @@ def run(arguments: list[str]) -> int:
     )
     for name, path in made.files.items():
         console.print(f"  {name:5} {path}", markup=False)
-    if truth is not None:
-        scores = truth.result()
-        for domain, of_domain in scores.items():
-            show_scores(console, f"frames of {domain} against the true ones", of_domain, _ROWS)
-        report = {
-            "run": str(options.run),
-            "input": [str(path) for path in inputs],
-            "source": options.source,
-            "factor": options.factor,
-            "every": options.every,
-            "mode": options.mode,
-            "truth": {domain: str(path) for domain, path in paths.items()},
-            "frames": made.frames,
-            "key_frames": made.key_frames,
-            "scores": {domain: as_json(of_domain) for domain, of_domain in scores.items()},
-        }
-        write_scores(console, output, report)
+    if truth is None:
+        return 0
+    about = {
+        "run": str(options.run),
+        "input": [str(path) for path in inputs],
+        "source": options.source,
+        "factor": options.factor,
+        "every": options.every,
+        "mode": options.mode,
+        "residual": options.residual,
+        "frames": made.frames,
+        "key_frames": made.key_frames,
+    }
+    if isinstance(truth, VideoReport):
+        truth.finish(console, about)
+        return 0
+    scores = truth.result()
+    for domain, of_domain in scores.items():
+        show_scores(console, f"frames of {domain} against the true ones", of_domain, _ROWS)
+    about["truth"] = {domain: str(path) for domain, path in paths.items()}
+    write_scores(console, output, {**about, "scores": {domain: as_json(of) for domain, of in scores.items()}})
     return 0
 
 
-def _truth(options: Video, input: Path | list[Path], paths: dict[str, Path]) -> VideoTruth | None:
+def _truth(
+    options: Video, model: synthesis.Model, input: Path | list[Path], paths: dict[str, Path]
+) -> VideoTruth | VideoReport | None:
     palettes = {}
     for domain in _DOMAINS:
         name = getattr(options.truth, f"{domain}_palette")
@@ -143,6 +158,17 @@ def _truth(options: Video, input: Path | list[Path], paths: dict[str, Path]) -> 
             if domain not in paths:
                 raise UserError(f"--truth.{domain}-palette says what the truth is like: it goes with --truth.{domain}")
             palettes[domain] = find_palette(name)
+    if options.report is not None:
+        return VideoReport(
+            options.report,
+            lambda frames, to: model.translate(frames, to, options.source, options.batch_size),
+            open_frames(input, fps=options.input_fps, decoder=options.decoder, device=model.device),
+            paths,
+            factor=options.factor,
+            every=options.every,
+            source=options.source,
+            palettes=palettes,
+        )
     if not paths:
         return None
     return VideoTruth(

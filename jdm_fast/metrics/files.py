@@ -190,43 +190,53 @@ class VideoTruth:
         input: what the key frames are taken from. source: its domain.
         factor, every: as in :func:`jdm_fast.synthesis.synthesize_video`.
         palettes: of domains whose colours mean classes, for mIoU.
+        translate: called with true frames of the source domain, uint8 [N, H, W, 3], and a domain; returns them as
+            pictures of that domain, each by itself. With it this is scored too, as ``one_by_one``. The source domain
+            must then be among the ``truth``.
+
+    What is opened already, a :class:`FrameSource`, may be given instead of any path.
 
     Raises:
         UserError: a file is missing or no video, sizes differ, there is nothing in between (``factor`` 1), or the
             headers already tell that the numbers of frames do not fit.
+        ValueError: ``translate`` without the truth of the source domain.
     """
 
     def __init__(
         self,
-        truth: Mapping[str, str | os.PathLike[str]],
-        input: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        truth: Mapping[str, str | os.PathLike[str] | FrameSource],
+        input: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FrameSource,
         *,
         factor: int,
         source: str = "x",
         every: int = 1,
         palettes: Mapping[str, Palette] | None = None,
+        translate: Callable[[np.ndarray, str], np.ndarray] | None = None,
     ) -> None:
         if factor < 2:
             raise UserError(f"scores of a video are those of frames in between: factor must be 2 or more, got {factor}")
-        given = open_frames(input)
+        if translate is not None and source not in truth:
+            raise ValueError(f"translate takes the true frames of {source}, which the truth must have: {list(truth)}")
+        given = _opened(input)
         made = None if given.count is None or every < 1 else (-(-given.count // every) - 1) * factor + 1
-        self._factor = factor
-        self._names = {domain: str(path) for domain, path in truth.items()}
+        self._factor, self._source, self._translate = factor, source, translate
+        self._names: dict[str, str] = {}
         self._frames: dict[str, Iterator[np.ndarray]] = {}
         palettes = palettes or {}
         self._scores = {
-            domain: DomainVideoScores(factor, is_source=domain == source, palette=palettes.get(domain))
+            domain: DomainVideoScores(
+                factor, is_source=domain == source, palette=palettes.get(domain), one_by_one=translate is not None
+            )
             for domain in truth
         }
         self._problem: str | None = None
         for domain, path in truth.items():
-            frames = open_frames(path)
-            self._require_fit(path, frames, given, made)
+            frames = _opened(path)
+            self._names[domain] = frames.name if isinstance(path, FrameSource) else str(path)
+            self._require_fit(self._names[domain], frames, given, made)
             self._frames[domain] = iter(frames)
 
-    def _require_fit(
-        self, path: str | os.PathLike[str], frames: FrameSource, given: FrameSource, made: int | None
-    ) -> None:
+    def _require_fit(self, path: str, frames: FrameSource, given: FrameSource, made: int | None) -> None:
         if frames.size != given.size:
             raise UserError(
                 f"{path}: frames are {frames.size[1]}x{frames.size[0]} pixels, those of {given.name} are "
@@ -246,18 +256,25 @@ class VideoTruth:
         """
         if self._problem is not None:
             return
+        truths = {}
         for domain, frames in self._frames.items():
-            scores = self._scores[domain]
             try:
                 truth = list(islice(frames, len(made[domain])))
             except UserError as error:
                 self._problem = str(error)
                 return
             if len(truth) < len(made[domain]):
-                there = scores.frames + len(truth)
+                there = self._scores[domain].frames + len(truth)
                 self._problem = f"{self._names[domain]}: has {there} frames only, fewer than were made"
                 return
-            scores.add(made[domain], np.stack(truth))
+            truths[domain] = np.stack(truth)
+        for domain, scores in self._scores.items():
+            alone = None if self._translate is None else self._translate(truths[self._source], domain)
+            scores.add(made[domain], truths[domain], alone)
+
+    def flicker(self) -> dict[str, dict[str, float | None]]:
+        """By domain the flicker of :meth:`jdm_fast.metrics.DomainVideoScores.flicker`."""
+        return {domain: scores.flicker() for domain, scores in self._scores.items()}
 
     def result(self) -> dict[str, dict[str, Score]]:
         """By domain the scores of :meth:`jdm_fast.metrics.DomainVideoScores.scores`.
@@ -270,3 +287,7 @@ class VideoTruth:
         if self._problem is not None:
             raise UserError(f"the video is written, but cannot be scored: {self._problem}")
         return {domain: scores.scores() for domain, scores in self._scores.items()}
+
+
+def _opened(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | FrameSource) -> FrameSource:
+    return source if isinstance(source, FrameSource) else open_frames(source)

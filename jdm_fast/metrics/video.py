@@ -2,7 +2,7 @@
 
 All errors are L1 in units of [-1, 1] (see :mod:`.truth`, also for PSNR and SSIM). The error of the key frames is
 reported apart: it is what encoding and decoding costs with no interpolation at all, the floor under the in-between
-frames.
+frames. Flicker is that of whole clips, key frames among them (see :mod:`.temporal`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jdm_fast.metrics.classes import Palette
+from jdm_fast.metrics.temporal import Flicker
 from jdm_fast.metrics.truth import Score, TruthScores
 
 
@@ -52,42 +53,67 @@ class DomainVideoScores:
             between.
         is_source: whether this is the domain the key frames were given in.
         palette: the classes of the domain's colours; gives mIoU.
+        one_by_one: :meth:`add` is also given the true frames of the source domain, each sent through the networks by
+            itself: no interpolation at all, which needs all frames.
     """
 
-    def __init__(self, factor: int, is_source: bool, palette: Palette | None = None) -> None:
+    def __init__(self, factor: int, is_source: bool, palette: Palette | None = None, one_by_one: bool = False) -> None:
         if factor < 2:
             raise ValueError(f"factor must be at least 2, got {factor}: without frames in between nothing is compared")
         self.factor, self.is_source = factor, is_source
         self.frames = 0
-        names = ("in_between", "cross_fade_decoded", *(("cross_fade_true",) if is_source else ()), "key_frames")
-        self._scores = {name: TruthScores(palette=palette) for name in names}
-        self._made: list[np.ndarray] = []  # from the last key frame on
-        self._truth: list[np.ndarray] = []
+        clips = ["in_between", "cross_fade_decoded"]
+        clips += ["cross_fade_true"] * is_source + ["one_by_one"] * one_by_one
+        self._scores = {name: TruthScores(palette=palette) for name in (*clips, "key_frames")}
+        self._flicker = {name: Flicker() for name in (*clips, "truth")}
+        self._held: dict[str, list[np.ndarray]] = {"in_between": [], "truth": []}  # from the last key frame on
+        if one_by_one:
+            self._held["one_by_one"] = []
 
-    def add(self, made: np.ndarray, truth: np.ndarray) -> None:
-        """Count in the next frames and the true ones, uint8 [N, H, W, 3] each; any N, in time order."""
+    def add(self, made: np.ndarray, truth: np.ndarray, one_by_one: np.ndarray | None = None) -> None:
+        """Count in the next frames and the true ones, uint8 [N, H, W, 3] each; any N, in time order.
+
+        ValueError where shapes differ, or ``one_by_one`` is not given as the constructor was told.
+        """
         if made.shape != truth.shape:
             raise ValueError(f"made must have the shape of the truth {list(truth.shape)}, got {list(made.shape)}")
-        for frame, true in zip(made, truth, strict=True):
-            self._made.append(frame)
-            self._truth.append(true)
+        parts = {"in_between": made, "truth": truth}
+        if one_by_one is not None:
+            if one_by_one.shape != truth.shape:
+                raise ValueError(
+                    f"one_by_one must have the shape of the truth {list(truth.shape)}, got {list(one_by_one.shape)}"
+                )
+            parts["one_by_one"] = one_by_one
+        if set(parts) != set(self._held):
+            raise ValueError("one_by_one must be given with all frames if one_by_one=True was said, else with none")
+        for index in range(len(truth)):
+            for name, frames in parts.items():
+                self._held[name].append(frames[index])
             if self.frames % self.factor == 0:
                 self._key_frame()
             self.frames += 1
 
     def _key_frame(self) -> None:
-        made, truth = np.stack(self._made), np.stack(self._truth)
+        """All that the frames from the last key frame to this one tell."""
+        clips = {name: np.stack(frames) for name, frames in self._held.items()}
+        self._held = {name: [frames[-1]] for name, frames in clips.items()}
+        made, truth = clips["in_between"], clips["truth"]
+        is_first = len(truth) == 1
         self._scores["key_frames"].add(made[-1:], truth[-1:])
-        if len(made) > 1:
-            between = truth[1:-1]
-            self._scores["in_between"].add(made[1:-1], between)
-            self._scores["cross_fade_decoded"].add(cross_fade(made[[0, -1]], self.factor)[1:-1], between)
-            if self.is_source:
-                self._scores["cross_fade_true"].add(cross_fade(truth[[0, -1]], self.factor)[1:-1], between)
-        self._made, self._truth = [made[-1]], [truth[-1]]
+        ends = {"cross_fade_decoded": made, **({"cross_fade_true": truth} if self.is_source else {})}
+        for name, frames in ends.items():
+            clips[name] = frames if is_first else cross_fade(frames[[0, -1]], self.factor)
+        for name, frames in clips.items():
+            self._flicker[name].add(frames if is_first else frames[1:])
+            if name != "truth" and not is_first:
+                self._scores[name].add(frames[1:-1], truth[1:-1])
 
     def scores(self) -> dict[str, Score]:
-        """All scores of ``in_between``, ``cross_fade_decoded``, ``cross_fade_true`` (source) and ``key_frames``.
+        """All scores of ``in_between``, ``cross_fade_decoded``, ``cross_fade_true`` (source), ``one_by_one`` (where it
+        is given) and ``key_frames``.
+
+        In the target domain ``cross_fade_decoded`` is the way without a joint latent: translate the key frames, then
+        cross-fade the pictures. In the source domain it does the same with the reconstructed key frames.
 
         ValueError unless the frames added end with a key frame that is not the first.
         """
@@ -98,10 +124,18 @@ class DomainVideoScores:
             )
         return {name: scores.result() for name, scores in self._scores.items()}
 
+    def flicker(self) -> dict[str, float | None]:
+        """Flicker of the whole clips up to the last key frame, in units of [-1, 1], by the names of :meth:`scores`.
+
+        ``truth`` is the real clip's, and there are no ``key_frames``, which are no clip. None where there are fewer
+        than three frames.
+        """
+        return {name: flicker.value() for name, flicker in self._flicker.items()}
+
     def result(self) -> DomainVideoScore:
         """:meth:`scores` as one record."""
         scores = self.scores()
-        errors = {name: score.l1 for name, score in scores.items()}
+        errors = {name: score.l1 for name, score in scores.items() if name != "one_by_one"}
         between = scores["in_between"]
         return DomainVideoScore(**{"cross_fade_true": None, **errors}, psnr=between.psnr, ssim=between.ssim)
 

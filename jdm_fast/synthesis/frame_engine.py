@@ -62,10 +62,12 @@ class FrameEngine:
         batch_size: frames decoded at once; ``"auto"`` or None: on a CPU by their size, on a GPU by the memory that a
             few frames are seen to take.
         tile: encode and decode in tiles of this side, for pictures of which even one would not fit.
+        residual: give the frames of ``source`` back what decoding loses of the key frames, see
+            :mod:`jdm_fast.synthesis.residual`.
 
     Raises:
         UserError: the model has no latents; an unknown domain, mode, engine or precision; an engine that the device or
-            tiles do not go with; a batch size below 1.
+            tiles do not go with; a batch size below 1; ``residual`` where ``source`` is not among the domains made.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class FrameEngine:
         precision: str = "auto",
         batch_size: int | str | None = None,
         tile: int | None = None,
+        residual: bool = False,
     ) -> None:
         model._require("encode")
         self.domains = tuple(model._domain(name) for name in (model.domains if domains is None else domains))
@@ -91,6 +94,11 @@ class FrameEngine:
             raise UserError(f"batch: expected at least 1 frame, got {batch_size}")
         if tile is not None:
             model._check_tile(tile)
+        if residual and source not in self.domains:
+            raise UserError(
+                f"residual: what decoding loses is known of the key frames' domain, {source}, and only "
+                f"{', '.join(self.domains)} is made: leave it out"
+            )
         self.device = model.device
         self.engine = choose_engine(engine, self.device, tile)
         self.precision = choose_precision(precision, self.device)
@@ -104,6 +112,7 @@ class FrameEngine:
             precision=self.precision,
             tile=tile,
             device=self.device,
+            residual=residual,
         )
 
     def stream(self, pieces: Iterable[Piece]) -> Generator[dict[str, np.ndarray], None, None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jdm_fast.errors import UserError
 from jdm_fast.ops import frames_to_uint8
+from jdm_fast.synthesis.residual import add_residual, key_residual
 from jdm_fast.synthesis.tiled import decode_tiled, encode_tiled
 from jdm_fast.training.precision import Precision
 
@@ -35,6 +36,7 @@ class FrameFunctions:
         mode: ``lerp`` or ``slerp``.
         precision: of the networks.
         tile: side of the tiles that pictures are encoded and decoded in; None is whole.
+        residual: frames of ``source``, which must be among the domains, get what decoding loses of the key frames.
     """
 
     def __init__(
@@ -47,34 +49,50 @@ class FrameFunctions:
         precision: Precision,
         tile: int | None,
         device: torch.device,
+        residual: bool = False,
     ) -> None:
+        self._residual = residual
         self._method, self._source, self._domains = method, source, tuple(domains)
         self._mode, self._precision, self._tile, self._device = mode, precision, tile, device
         self.expands = mode == "lerp" and tile is None and hasattr(method, "decode_between")
 
     def keys(self, images: Tensor) -> Maps:
-        """Key frames [K, 3, H, W] in [-1, 1] to one map a domain, or to latents alone, [K, …]."""
+        """Key frames [K, 3, H, W] in [-1, 1] to one map a domain, or to latents alone, [K, …]; with ``residual`` one
+        more, [K, 3, H, W], of what decoding them loses."""
         with self._precision.autocast(self._device):
             if self._tile is not None:
-                return (encode_tiled(self._method, images, self._source, self._tile),)
-            latents = self._method.encode(images, self._source)
-            if not self.expands:
-                return (latents,)
-            return tuple(self._method.expand(latents, domain) for domain in self._domains)
+                maps: Maps = (encode_tiled(self._method, images, self._source, self._tile),)
+            else:
+                latents = self._method.encode(images, self._source)
+                maps = (latents,)
+                if self.expands:
+                    maps = tuple(self._method.expand(latents, domain) for domain in self._domains)
+            if not self._residual:
+                return maps
+            positions = torch.arange(len(images), dtype=torch.float64, device=images.device)
+            decoded = self._images(positions, maps, (self._source,))[0]  # as ``frames`` does it, to the same rounding
+        return (*maps, key_residual(images, decoded))
 
     def frames(self, size: tuple[int, int], positions: Tensor, *maps: Tensor) -> Maps:
         """The frames at ``positions`` float64 [F], in [0, T - 1], between the T key frames of ``maps``: uint8
         [F, height, width, 3] by domain, cropped to ``size``."""
         with self._precision.autocast(self._device):
-            if self.expands:
-                images = [
-                    self._method.decode_between(feature, positions, domain)
-                    for feature, domain in zip(maps, self._domains, strict=True)
-                ]
-            else:
-                latents = between(maps[0], positions, self._mode)
-                images = [self._decode(latents, domain) for domain in self._domains]
+            images = self._images(positions, maps, self._domains)
+        if self._residual:
+            place = self._domains.index(self._source)
+            images[place] = add_residual(images[place], maps[-1], positions)
         return tuple(frames_to_uint8(made[..., : size[0], : size[1]]) for made in images)
+
+    def _images(self, positions: Tensor, maps: Maps, domains: Sequence[str]) -> list[Tensor]:
+        """Pictures in [-1, 1] of some of the domains, of the padded size."""
+        if self.expands:
+            places = [self._domains.index(domain) for domain in domains]
+            return [
+                self._method.decode_between(maps[place], positions, domain)
+                for place, domain in zip(places, domains, strict=True)
+            ]
+        latents = between(maps[0], positions, self._mode)
+        return [self._decode(latents, domain) for domain in domains]
 
     def _decode(self, latents: Tensor, domain: str) -> Tensor:
         if self._tile is None:

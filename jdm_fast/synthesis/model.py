@@ -165,6 +165,7 @@ class Model:
         engine: str = "auto",
         precision: str = "auto",
         tile: int | None = None,
+        residual: bool = False,
     ) -> dict[str, np.ndarray]:
         """Algorithm 2 of the JWDM paper for a whole sequence: ``factor`` times the frames, in both domains.
 
@@ -175,13 +176,15 @@ class Model:
             mode: ``lerp`` (the paper's) or ``slerp``.
             batch_size: frames decoded at once; default by their size, on a GPU by what fits its memory.
             engine, precision, tile: see :class:`jdm_fast.synthesis.FrameEngine`.
+            residual: give the frames of ``source`` back what decoding loses of the key frames, see
+                :mod:`jdm_fast.synthesis.residual`. Key frames of that domain then come out as they are given.
 
         Returns:
             By domain, uint8 [(T - 1) * factor + 1, H, W, 3] in time order. Key frames too are decoded from their
             latents.
         """
         parts: dict[str, list[np.ndarray]] = {domain: [] for domain in self.domains}
-        for part in self.stream_video(frames, factor, source, mode, batch_size, engine, precision, tile):
+        for part in self.stream_video(frames, factor, source, mode, batch_size, engine, precision, tile, residual):
             for domain, made in part.items():
                 parts[domain].append(made)
         if not parts[source]:
@@ -198,6 +201,7 @@ class Model:
         engine: str = "auto",
         precision: str = "auto",
         tile: int | None = None,
+        residual: bool = False,
     ) -> Generator[dict[str, np.ndarray], None, None]:
         """:meth:`video` in pieces: yields by domain uint8 [b, H, W, 3], b at most the batch size, in time order.
 
@@ -216,6 +220,7 @@ class Model:
             precision=precision,
             batch_size=batch_size,
             tile=tile,
+            residual=residual,
         )
         return made.stream(_pieces(frames, factor))
 

@@ -58,6 +58,7 @@ def synthesize_video(
     as_frames: bool = False,
     crf: int = 18,
     batch_size: int | None = None,
+    residual: bool = False,
     on_progress: Callable[[int, int | None], None] | None = None,
     on_frames: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> VideoResult:
@@ -76,7 +77,7 @@ def synthesize_video(
         input_fps: take the input at this constant rate, repeating or leaving out frames so that each is seen at its
             true time; for videos of variable rate, whose frames are otherwise taken to be equally long.
         decoder: of video files, see :func:`jdm_fast.data.video_files.open_frames`.
-        mode, batch_size: see :meth:`Model.video`. crf: see :class:`VideoWriter`.
+        mode, batch_size, residual: see :meth:`Model.video`. crf: see :class:`VideoWriter`.
         on_progress: called with the number of frames made for each domain and, if the input tells, the number there
             will be.
         on_frames: called with the frames as they are made, before they are encoded: by domain uint8 [b, H, W, 3], in
@@ -100,7 +101,7 @@ def synthesize_video(
         rate = Fraction(fps).limit_denominator(65535)
     else:
         rate = DEFAULT_FPS if frames.fps is None else frames.fps * Fraction(factor, every)
-    parts = model.stream_video(key_frames, factor, source, mode, batch_size)
+    parts = model.stream_video(key_frames, factor, source, mode, batch_size, residual=residual)
     if on_frames is not None:
         parts = _shown(parts, on_frames)
     total = None if frames.count is None else (-(-frames.count // every) - 1) * factor + 1

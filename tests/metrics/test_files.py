@@ -11,10 +11,11 @@ from PIL import Image
 
 from jdm_fast.data.earth import mask_picture
 from jdm_fast.data.images import read_image
-from jdm_fast.data.video_files import write_video
+from jdm_fast.data.video_files import open_frames, write_video
 from jdm_fast.errors import UserError
-from jdm_fast.metrics import EARTH_MASK, DomainVideoScores, TruthScores, score
+from jdm_fast.metrics import EARTH_MASK, DomainVideoScores, TruthScores, l1, score
 from jdm_fast.metrics.files import PictureTruth, VideoTruth
+from jdm_fast.metrics.temporal import flicker
 
 SIZES = {"a": (12, 14), "b": (12, 14), "deep/c": (16, 11)}
 
@@ -229,3 +230,24 @@ def test_a_damaged_truth_does_not_stop_the_video(tmp_path: Path) -> None:
         scores.add({"x": frames(3)[start : start + 1]})
     with pytest.raises(UserError, match=r"cannot be scored: .*5.png"):
         scores.result()
+
+
+def test_frames_sent_through_one_by_one_are_those_of_the_source(tmp_path: Path) -> None:
+    truth = {"x": frames(1), "y": frames(2)}
+    paths = {domain: folder_of(tmp_path / domain, clip) for domain, clip in truth.items()}
+    scores = VideoTruth(
+        {"x": open_frames(paths["x"]), "y": paths["y"]},
+        open_frames(paths["x"]),
+        factor=4,
+        every=4,
+        translate=lambda clip, to: clip if to == "x" else 255 - clip,
+    )
+    for part in (slice(0, 5), slice(5, 9)):
+        scores.add({"x": frames(3)[part], "y": frames(4)[part]})
+    between = [1, 2, 3, 5, 6, 7]
+    result = scores.result()
+    assert result["x"]["one_by_one"].l1 == 0
+    assert result["y"]["one_by_one"].l1 == pytest.approx(l1(255 - truth["x"][between], truth["y"][between]))
+    assert scores.flicker()["y"]["one_by_one"] == pytest.approx(flicker(truth["x"]))
+    with pytest.raises(ValueError, match="the true frames of x, which the truth must have"):
+        VideoTruth({"y": paths["y"]}, paths["x"], factor=4, every=4, translate=lambda clip, to: clip)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jdm_fast.metrics import DomainVideoScores, cross_fade, l1, psnr, score_video, ssim
+from jdm_fast.metrics.temporal import flicker
 
 
 def frames(seed: int, count: int, size: tuple[int, int] = (4, 6)) -> np.ndarray:
@@ -125,3 +126,33 @@ def test_unfit_videos_are_refused() -> None:
         score_video(clips, {"x": clips["x"]}, 4)
     with pytest.raises(ValueError, match="factor"):
         cross_fade(clips["x"], 0)
+
+
+@pytest.mark.parametrize("parts", [[9], [1] * 9, [4, 5]])
+def test_flicker_is_of_whole_clips_and_one_by_one_of_the_frames_in_between(parts: list[int]) -> None:
+    made, truth, alone = (frames(seed, 9, (12, 13)) for seed in (1, 2, 3))
+    scores, start = DomainVideoScores(4, is_source=True, one_by_one=True), 0
+    for count in parts:
+        part = slice(start, start + count)
+        scores.add(made[part], truth[part], alone[part])
+        start += count
+    between = [1, 2, 3, 5, 6, 7]
+    assert scores.scores()["one_by_one"].l1 == pytest.approx(l1(alone[between], truth[between]))
+    clips = {
+        "in_between": made,
+        "truth": truth,
+        "one_by_one": alone,
+        "cross_fade_decoded": cross_fade(made[::4], 4),
+        "cross_fade_true": cross_fade(truth[::4], 4),
+    }
+    assert scores.flicker() == {name: pytest.approx(flicker(clip)) for name, clip in clips.items()}
+    assert scores.result().in_between == l1(made[between], truth[between])
+
+
+def test_one_by_one_is_given_with_all_frames_or_none() -> None:
+    clip = frames(1, 5)
+    for told, given in ((True, None), (False, clip)):
+        with pytest.raises(ValueError, match="one_by_one must be given"):
+            DomainVideoScores(4, is_source=True, one_by_one=told).add(clip, clip, given)
+    with pytest.raises(ValueError, match="one_by_one must have the shape"):
+        DomainVideoScores(4, is_source=True, one_by_one=True).add(clip, clip, clip[:4])
