@@ -5,17 +5,20 @@ from __future__ import annotations
 from jdm_fast.synthesis.model import Model, load, load_two_step
 from jdm_fast.synthesis.sample_files import Sampled, interpolate_files, sample_files
 from jdm_fast.synthesis.translate import Translated, translate_files
-from jdm_fast.synthesis.video import VideoResult, synthesize_video
+from jdm_fast.synthesis.video import VideoPlan, VideoResult, plan_video, synthesize_folder, synthesize_video
 
 __all__ = [
     "Model",
     "Sampled",
     "Translated",
+    "VideoPlan",
     "VideoResult",
     "interpolate_files",
     "load",
     "load_two_step",
+    "plan_video",
     "sample_files",
+    "synthesize_folder",
     "synthesize_video",
     "translate_files",
 ]

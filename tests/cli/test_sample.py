@@ -170,7 +170,12 @@ def test_bad_input_is_a_message(
     (tmp_path / "BAD/bad.png").write_text("no picture")
     Image.new("RGB", (16, 17)).save(tmp_path / "ODD/odd.png")
     np.save(tmp_path / "VECTORS.npy", np.zeros((2, 4)))
-    places = {"VECTORS": tmp_path / "VECTORS", "PHOTOS": photos, "RUNS": runs, **{name: tmp_path / name for name in ("EMPTY", "BAD", "ODD")}}
+    places = {
+        "VECTORS": tmp_path / "VECTORS",
+        "PHOTOS": photos,
+        "RUNS": runs,
+        **{name: tmp_path / name for name in ("EMPTY", "BAD", "ODD")},
+    }
     for name, place in places.items():
         options = [option.replace(name, str(place)) for option in options]
     assert sample(runs / run, tmp_path / "out", *options) == 2

@@ -180,7 +180,7 @@ def test_video_against_frames(tmp_path: Path, name: str, source: str, capsys: py
     for domain, of_domain in ((source, expected.source), (target, expected.target)):
         got = report["scores"][domain]
         assert got["key_frames"]["l1"] == of_domain.key_frames
-        assert got["in_between"]["l1"] == of_domain.in_between
+        assert got["in_between"]["l1"] == pytest.approx(of_domain.in_between, abs=1e-4)  # half bytes round either way
         assert got["in_between"]["psnr"] == pytest.approx(of_domain.psnr)
         assert got["in_between"]["ssim"] == pytest.approx(of_domain.ssim, abs=1e-6)
         assert got["cross_fade_decoded"]["l1"] == of_domain.cross_fade_decoded
