@@ -20,8 +20,8 @@ def show_plan(console: Console, name: str, plan: VideoPlan) -> None:
         "frames": f"{frames}, at {float(plan.fps):g} frames/s",
         "size": f"{width}x{height} a domain",
         "segments": f"{plan.segments or 'any number'} of {plan.keys_per_segment} key frames",
-        "memory": f"{plan.picture_bytes / 2**20:.1f} MiB of pictures at a time ({plan.batch_size} a batch), however long "
-        "it is; the networks' own comes on top",
+        "memory": f"{plan.picture_bytes / 2**20:.1f} MiB of pictures at a time ({plan.batch_size} a batch), however "
+        "long it is; the networks' own comes on top",
         "codec": plan.codec,
         "sound": "copied" if plan.sound else "none",
     }

@@ -181,8 +181,8 @@ def test_video_against_frames(tmp_path: Path, name: str, source: str, capsys: py
         got = report["scores"][domain]
         assert got["key_frames"]["l1"] == of_domain.key_frames
         assert got["in_between"]["l1"] == pytest.approx(of_domain.in_between, abs=1e-4)  # half bytes round either way
-        assert got["in_between"]["psnr"] == pytest.approx(of_domain.psnr)
-        assert got["in_between"]["ssim"] == pytest.approx(of_domain.ssim, abs=1e-6)
+        assert got["in_between"]["psnr"] == pytest.approx(of_domain.psnr, abs=1e-3)
+        assert got["in_between"]["ssim"] == pytest.approx(of_domain.ssim, abs=1e-4)
         assert got["cross_fade_decoded"]["l1"] == of_domain.cross_fade_decoded
         assert ("cross_fade_true" in got) == (domain == source)
     assert report["scores"][source]["cross_fade_true"]["l1"] == expected.source.cross_fade_true
