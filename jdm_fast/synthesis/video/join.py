@@ -13,6 +13,8 @@ import av.error
 
 from jdm_fast.errors import UserError, first_line
 
+_LEAD_IN = Fraction(1, 10)  # seconds of sound before the first picture that are kept: decoders need some to start
+
 
 def has_sound(path: Path) -> bool:
     """Whether a video has a sound track. False for what cannot be opened."""
@@ -128,7 +130,7 @@ def _sound(
             if packet.dts is not None:
                 packet.dts -= shift
             time = packet.pts * packet.time_base
-            if time < 0 and packet.pts + packet.duration <= 0:
+            if time < -_LEAD_IN:
                 continue
             packet.stream = stream
             yield time, packet

@@ -49,6 +49,8 @@ class VideoOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+        if self.batch_size not in (None, "auto") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise UserError(f"batch_size must be auto or at least 1, got {self.batch_size}")
         for name in ("fps", "input_fps"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
