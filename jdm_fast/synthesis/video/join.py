@@ -13,7 +13,7 @@ import av.error
 
 from jdm_fast.errors import UserError, first_line
 
-_LEAD_IN = Fraction(1, 10)  # seconds of sound before the first picture that are kept: decoders need some to start
+_LEAD_IN = Fraction(3, 10)  # seconds of sound before the first picture that are kept: decoders need some to start
 
 
 def has_sound(path: Path) -> bool:
