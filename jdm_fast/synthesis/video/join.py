@@ -121,6 +121,9 @@ def _sound(
             f"{first_line(error)}; choose .mkv"
         ) from error
 
+    # Matroska knows no times below 0: it would move the pictures instead.
+    lead_in = Fraction(0) if "matroska" in target.format.name else _LEAD_IN
+
     def packets() -> Iterator[tuple[Fraction, av.Packet]]:
         shift = round(begin / track.time_base)
         for packet in source.demux(track):
@@ -130,7 +133,7 @@ def _sound(
             if packet.dts is not None:
                 packet.dts -= shift
             time = packet.pts * packet.time_base
-            if time < -_LEAD_IN:
+            if time < -lead_in:
                 continue
             packet.stream = stream
             yield time, packet

@@ -98,7 +98,10 @@ def test_sound_is_copied(negative: Model, tmp_path: Path, suffix: str) -> None:
     for path in result.files.values():
         kept = sound_of(path)
         assert len(given) - 2048 <= len(kept) <= len(given)
-        np.testing.assert_array_equal(kept[:4096], given[:4096])
+        # Matroska has no place for what a decoder needs before 0, so it begins with silence.
+        begin = 1024 if suffix == ".mkv" else 0
+        np.testing.assert_array_equal(kept[begin:4096], given[begin:4096])
+        assert duration(path) == pytest.approx(49 / 50, abs=2e-3)
         assert sum(1 for _ in read_frames(path)) == 49
     silent = synthesize_video(negative, film, tmp_path / f"silent{suffix}", factor=2)
     assert not silent.sound and not len(sound_of(silent.files["x"]))
