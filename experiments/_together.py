@@ -84,18 +84,14 @@ class Batches:
         return {key: self._pictures[key][at].permute(0, 3, 1, 2).float() / 127.5 - 1 for key in keys}
 
 
-def train_together(
-    jobs: Sequence[Job], steps: int, device: torch.device, ema_decay: float, seconds: float | None = None
-) -> tuple[dict[str, Method], int, float]:
-    """Train all jobs for the same number of steps.
-
-    Args:
-        steps: of each job. seconds: take fewer steps, a multiple of 500, if the first ones say that these would take
-            longer; at least 1000.
+def train_together(jobs: Sequence[Job], steps: int, device: torch.device) -> tuple[dict[str, Method], float]:
+    """Train all jobs for ``steps`` steps each.
 
     Returns:
-        By name the methods, with the average of their generators' weights; the steps; the seconds they took.
+        By name the methods, with the average of their generators' weights over the last twentieth of the steps; the
+        seconds that the steps took.
     """
+    ema_decay = max(0.0, 1 - 20 / steps)  # a longer memory than the training would average the beginning in
     precision = choose_precision("tf32" if device.type == "cuda" else "fp32", device)
     engines: list[tuple[Job, Method, Engine, Batches, Any]] = []
     with numerics(precision, device):
@@ -107,31 +103,20 @@ def train_together(
             stream = torch.cuda.Stream(device) if device.type == "cuda" else None
             engines.append((job, method, engine, Batches(job, device), stream))
         _synchronize(device)
-        began, done = time.monotonic(), 0
-        measured = began
-        while done < steps:
-            share = min(1.0, 2 * (1 - done / steps))
+        began = time.monotonic()
+        for step in range(steps):
+            share = min(1.0, 2 * (1 - step / steps))
             for job, _, engine, batches, stream in engines:
                 with nullcontext() if stream is None else torch.cuda.stream(stream):
                     engine.step(batches.next(), job.lr * share)
-            done += 1
-            if done in (20, 220):
-                _synchronize(device)
-                now = time.monotonic()
-                if done == 220 and seconds is not None:
-                    fit = int((seconds - (now - began)) / ((now - measured) / 200)) // 500 * 500
-                    steps = max(1000, min(steps, fit))
-                    print(
-                        f"{(now - measured) / 200 * 1e3:.1f} ms a step of all {len(engines)}: {steps} steps", flush=True
-                    )
-                measured = now
         _synchronize(device)
+        seconds = time.monotonic() - began
     for _, method, engine, _, _ in engines:
         with engine.averaged():
             state = {name: value.clone() for name, value in method.state_dict().items()}
         method.load_state_dict(state)
         method.eval()
-    return {job.name: method for job, method, *_ in engines}, steps, time.monotonic() - began
+    return {job.name: method for job, method, *_ in engines}, seconds
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Frames into files: H.264 video by PyAV, folders of pictures. What is written appears whole or not at all."""
+"""Frames into files: video by PyAV, folders of pictures. What is written appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 from types import TracebackType
 
 import av
+import av.error
 import numpy as np
 from PIL import Image
 
-from jdm_fast.errors import UserError
+from jdm_fast.data.video_codec import DEFAULT_CODEC, bit_rate, encoder_options, pixel_format, require_encoder
+from jdm_fast.errors import UserError, first_line
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  #: containers that are written
 _ITU_709 = 1  # its code in the H.264 standard, annex E
@@ -105,37 +107,63 @@ class FrameWriter(ABC):
 
 
 class VideoWriter(FrameWriter):
-    """H.264 (libx264, yuv420p, ITU-R 709) in the container that ``path``'s suffix names, one of ``VIDEO_SUFFIXES``.
+    """Video (H.264 by libx264, unless said) in the container that ``path``'s suffix names, one of ``VIDEO_SUFFIXES``.
 
-    ``crf`` is x264's quality, 0 (largest file) to 51; 18 is hard to tell from the source. This pixel format knows even
-    sizes only: a frame of odd width or height gets its last column or row repeated once. Nothing is ever cut off.
+    ``crf`` is the quality of encoders that have one, 0 (largest file) to 51. Pixels are yuv420p of ITU-R 709 where the
+    encoder takes them. That format knows even sizes only: a frame of odd width or height gets its last column or row
+    repeated once. Nothing is ever cut off.
+
+    UserError: no such encoder (the message lists what there is), or the container does not take what it makes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: Fraction | float, crf: int = 18) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fps: Fraction | float,
+        crf: int | None = None,
+        codec: str = DEFAULT_CODEC,
+    ) -> None:
         if Path(path).suffix.lower() not in VIDEO_SUFFIXES:
             raise UserError(f"{path}: videos are written as {', '.join(VIDEO_SUFFIXES)}")
         if not fps > 0:
             raise UserError(f"fps must be above 0, got {fps}")
-        if not 0 <= crf <= 51:
+        if crf is not None and not 0 <= crf <= 51:
             raise UserError(f"crf must be from 0 to 51, got {crf}")
+        self._encoder = require_encoder(codec, crf)
         super().__init__(path)
-        self._fps, self._crf = Fraction(fps).limit_denominator(65535), crf
+        self._fps, self._crf, self._codec = Fraction(fps).limit_denominator(65535), crf, codec
         self._container: av.container.OutputContainer | None = None
 
     def _begin(self, size: tuple[int, int]) -> None:
         self._container = av.open(os.fspath(self._part), "w")
-        self._stream = stream = self._container.add_stream("libx264", rate=self._fps)
-        stream.height, stream.width = (side + side % 2 for side in size)
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": str(self._crf)}
-        # Untagged files are taken for 601 by some players and 709 by others, which shifts greens and reds.
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _ITU_709
+        try:
+            self._stream = stream = self._container.add_stream(self._codec, rate=self._fps)
+            stream.height, stream.width = (side + side % 2 for side in size)
+            stream.pix_fmt, stream.options = pixel_format(self._encoder), encoder_options(self._codec, self._crf)
+            rate = bit_rate(self._codec, size, self._fps)
+            if rate is not None:
+                stream.bit_rate = rate
+            # Untagged files are taken for 601 by some players and 709 by others, which shifts greens and reds.
+            context = stream.codec_context
+            self._is_yuv = stream.pix_fmt.startswith("yuv")
+            if self._is_yuv:
+                context.colorspace = context.color_primaries = context.color_trc = _ITU_709
+            self._container.start_encoding()
+        except (ValueError, av.error.FFmpegError) as error:
+            suffix = self.path.suffix
+            raise UserError(
+                f"cannot write {self.path}: {self._codec} does not start for {size[1]}x{size[0]} pixels in a {suffix} "
+                f"file: {first_line(error)}; choose another codec or container (.mkv takes most)"
+            ) from error
 
     def _append(self, frame: np.ndarray) -> None:
         height, width = frame.shape[:2]
         even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        if self._is_yuv:
+            picture = picture.reformat(format=self._stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+        else:
+            picture = picture.reformat(format=self._stream.pix_fmt)
         self._container.mux(self._stream.encode(picture))
 
     def _end(self) -> None:
@@ -186,7 +214,7 @@ def require_new_folder(path: Path) -> None:
 
 
 def write_video(
-    path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: Fraction | float, crf: int = 18
+    path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: Fraction | float, crf: int | None = None
 ) -> Path:
     """Write frames, uint8 [H, W, 3] each, as a video (see :class:`VideoWriter`) and return its path."""
     with VideoWriter(path, fps, crf) as writer:

@@ -45,10 +45,10 @@ def test_files_are_the_model_on_the_frames(jwdm: Model, folder: Path, tmp_path: 
     result = synthesize_video(jwdm, folder, tmp_path / "out", factor=4)
     assert (result.frames, result.key_frames) == (33, COUNT)
     assert names(tmp_path / "out") == {"both", "x", "y"}
+    made = {name: np.stack(list(open_frames(path))) for name, path in result.files.items()}
     for domain in ("x", "y"):
-        np.testing.assert_array_equal(np.stack(list(open_frames(result.files[domain]))), expected[domain])
-    both = np.concatenate([expected["x"], expected["y"]], axis=2)
-    np.testing.assert_array_equal(np.stack(list(open_frames(tmp_path / "out" / "both"))), both)
+        np.testing.assert_array_equal(made[domain], expected[domain])
+    np.testing.assert_array_equal(made["both"], np.concatenate([made["x"], made["y"]], axis=2))
 
 
 def test_video_file_gives_three_videos_as_long_as_the_input(negative: Model, clip: Path, tmp_path: Path) -> None:
