@@ -86,6 +86,15 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, spread
 
 
+def summarise_ways(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Mean and spread over the seeds of every score of every way to draw; each row holds the scores by way."""
+    return {
+        way: {name: [round(v, 4) for v in mean_and_spread([row[way][name] for row in rows])] for name in values}
+        for way, values in rows[0].items()
+        if isinstance(values, dict)
+    }
+
+
 def as_images(pictures: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] to float [N, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1

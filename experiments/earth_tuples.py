@@ -24,8 +24,8 @@ from experiments._shared import (
     as_images,
     as_pictures,
     between,
-    mean_and_spread,
     run_jobs,
+    summarise_ways,
     write_result,
 )
 from jdm_fast.data import save_image
@@ -95,15 +95,6 @@ def draw(model: Model, truth: dict[str, np.ndarray], options: argparse.Namespace
     return drawn
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Mean and spread over the seeds of every score of every way to draw."""
-    return {
-        way: {name: [round(v, 4) for v in mean_and_spread([row[way][name] for row in rows])] for name in values}
-        for way, values in rows[0].items()
-        if isinstance(values, dict)
-    }
-
-
 def prepare(options: argparse.Namespace) -> None:
     """Pairs to train on, and a ranking model of true tuples, which training never sees."""
     earth = None
@@ -162,7 +153,7 @@ def main() -> None:
     waiting = [job for job in jobs if not (options.work / f"{job[1]}.json").is_file()]
     run_jobs(__file__, waiting, options.at_once)
     rows = [json.loads((options.work / f"{seed}.json").read_text()) for seed in range(options.seeds)]
-    summary = summarise(rows)
+    summary = summarise_ways(rows)
     print(json.dumps(summary, indent=1))
     write_result("earth_tuples", {**chosen, "seeds": options.seeds}, rows, mean_and_spread=summary)
     options.seed = 0

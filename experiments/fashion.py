@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from experiments._shared import PICTURES, mean_and_spread, run_jobs, write_result
+from experiments._shared import PICTURES, run_jobs, summarise_ways, write_result
 from jdm_fast.data import save_image
 from jdm_fast.data.debian import fashion_mnist_files
 from jdm_fast.data.layouts import find_layout
@@ -145,15 +145,6 @@ def evaluate(drawn: dict[str, dict[str, np.ndarray]], options: argparse.Namespac
     return {"classifier_accuracy": round(accuracy, 4), **scores, "truth": truth}
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Mean and spread over the seeds of every score of every way to draw."""
-    return {
-        way: {name: [round(v, 4) for v in mean_and_spread([row[way][name] for row in rows])] for name in values}
-        for way, values in rows[0].items()
-        if isinstance(values, dict)
-    }
-
-
 def picture(tuples_of: dict[str, dict[str, np.ndarray]]) -> None:
     """Tuples in columns: three rows drawn from left to right in the chain, then three the other way round."""
     rows = [[tuples[name][k] for k in range(16)] for order, tuples in tuples_of.items() for name in order]
@@ -193,7 +184,7 @@ def main() -> None:
     waiting = [job for job in jobs if not (options.work / f"{job[1]}.json").is_file()]
     run_jobs(__file__, waiting, options.at_once)
     rows = [json.loads((options.work / f"{seed}.json").read_text()) for seed in range(options.seeds)]
-    summary = summarise(rows)
+    summary = summarise_ways(rows)
     print(json.dumps(summary, indent=1))
     write_result("fashion", {**chosen, "seeds": options.seeds}, rows, mean_and_spread=summary)
     options.seed = 0

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from experiments import earth_pairs, earth_tuples, fashion
-from experiments._shared import write_result
+from experiments._shared import summarise_ways, write_result
 from experiments._together import Job, train_together
 from jdm_fast.methods import (
     WGANGP,
@@ -205,7 +205,7 @@ def _score_tuples(drawn: dict[str, Any], options: argparse.Namespace, settings: 
     for seed in range(options.seeds):
         scores = {way: earth_tuples.score(drawn[f"{seed}/{way}"], options.work) for way in ways}
         rows.append({"seed": seed, **scores, "truth": earth_tuples.score(truth, options.work)})
-    write_result("earth_tuples", settings, rows, mean_and_spread=earth_tuples.summarise(rows))
+    write_result("earth_tuples", settings, rows, mean_and_spread=summarise_ways(rows))
     earth_tuples.picture({order: drawn[f"0/joint {order}"] for order in earth_tuples.ORDERS}, truth)
 
 
@@ -215,7 +215,7 @@ def _score_fashion(drawn: dict[str, Any], options: argparse.Namespace, settings:
     for seed in range(options.seeds):
         own = {way.partition("/")[2]: made for way, made in drawn.items() if way.startswith(f"{seed}/")}
         rows.append({"seed": seed, **fashion.evaluate(own, options)})
-    write_result("fashion", settings, rows, mean_and_spread=fashion.summarise(rows))
+    write_result("fashion", settings, rows, mean_and_spread=summarise_ways(rows))
     repeated = {order: {k: v.repeat(3, -1) for k, v in drawn[f"0/joint {order}"].items()} for order in fashion.ORDERS}
     fashion.picture(repeated)
 
