@@ -1,9 +1,9 @@
 """Two-domain video between key frames, in frames a second: frame by frame as a plain reading gives it, and ours.
 
 (a) is Algorithm 2 written out: for every pair of key frames encode both ends, interpolate the latents, decode each of
-them with each decoder, copy each float picture to the host and make bytes of it there; norms are ``nn.InstanceNorm2d``
-followed by an activation and an addition. (b) is the same with the
-networks under torch.compile. ``jdm_fast`` is ``Model.stream_video`` as ``jdm-fast video`` uses it: key frames encoded
+them with each decoder, copy each float picture to the host and make bytes of it there; layers are PyTorch's own,
+``nn.Conv2d``, and ``nn.InstanceNorm2d`` followed by an activation and an addition. (b) is the same with the networks
+under torch.compile. ``jdm_fast`` is ``Model.stream_video`` as ``jdm-fast video`` uses it: key frames encoded
 once, the first layer of the decoders on key frames alone, frames in batches, bytes made on the device. A frame is a
 picture of one domain. On a CPU all rows are float32; on a GPU (a) and (b) have TF32, and ours is also run in TF32, so
 that the precision takes no credit for the rest.
@@ -33,10 +33,11 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.train_loops import with_plain_norms
 from jdm_fast.methods import JWDM, JWDMConfig
+from jdm_fast.networks.output_conv import OutputConv
 from jdm_fast.synthesis import Model
 from jdm_fast.synthesis.pictures import to_float
 from jdm_fast.training.precision import choose_precision, numerics
@@ -52,11 +53,23 @@ FRAMES = 256 if DEVICE.type == "cuda" else 32  # of each domain, about, in a rou
 Run = Callable[[np.ndarray, int], dict[str, np.ndarray]]
 
 
+def with_plain_convolutions(module: nn.Module) -> nn.Module:
+    """``module`` with every :class:`OutputConv` made an ``nn.Conv2d`` of the same parameters, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, OutputConv):
+            plain = nn.Conv2d(child.in_channels, child.out_channels, child.kernel_size, padding=child.padding)
+            plain.weight, plain.bias = child.weight, child.bias
+            setattr(module, name, plain)
+        else:
+            with_plain_convolutions(child)
+    return module
+
+
 class FrameByFrame:
     """(a), and with ``compiled`` (b)."""
 
     def __init__(self, method: Any, compiled: bool) -> None:
-        method = with_plain_norms(copy.deepcopy(method))
+        method = with_plain_convolutions(with_plain_norms(copy.deepcopy(method)))
         networks = {"encoder": method.encoders["x"], **{f"decoder_{d}": method.decoders[d] for d in method.domains}}
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self._networks = {name: wrap(network) for name, network in networks.items()}
