@@ -49,9 +49,17 @@ def settings(options: argparse.Namespace) -> TrainConfig[Any]:
     """The six-way critic of §3.2."""
     half = options.epochs // 2
     method = JointGANConfig(
-        domains=3, sources=("chain",), objective=options.objective, width=options.width, depth=5,
-        max_width=8 * options.width, critic_width=options.critic_width, critic_layers=2, init="default",
-    )  # fmt: skip
+        domains=3,
+        sources=("chain",),
+        objective=options.objective,
+        width=options.width,
+        depth=5,
+        paired_weight=options.paired_weight,
+        max_width=8 * options.width,
+        critic_width=options.critic_width,
+        critic_layers=2,
+        init="default",
+    )
     return TrainConfig(
         method=method, out=options.work / f"run-{options.seed}",
         data=DataConfig(root=options.work / "pairs", layout="tuples", domains=tuple(DOMAINS.values())),
@@ -130,6 +138,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--critic-width", type=int, default=24)
     parser.add_argument("--objective", default="minimax")
+    parser.add_argument(
+        "--paired-weight", type=float, default=10.0, help="of pix2pix's L1 to the true partner; the paper has none"
+    )
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--relevance-steps", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=2)
@@ -146,7 +157,17 @@ def main() -> None:
         (options.work / f"{options.seed}.json").write_text(json.dumps(answer))
         return
     prepare(options)
-    names = ("epochs", "batch_size", "lr", "width", "critic_width", "objective", "count", "relevance_steps")
+    names = (
+        "epochs",
+        "batch_size",
+        "lr",
+        "width",
+        "critic_width",
+        "objective",
+        "paired_weight",
+        "count",
+        "relevance_steps",
+    )
     chosen = {name: getattr(options, name) for name in names}
     shared = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
     jobs = [["--seed", str(seed), *shared, "--work", str(options.work)] for seed in range(options.seeds)]

@@ -39,9 +39,18 @@ def settings(options: argparse.Namespace) -> TrainConfig[Any]:
     """The paper's six-way critic of §3.2: of (x, y, z) only pairs (x, y) and (y, z) are shown."""
     half = options.epochs / 2
     method = JointGANConfig(
-        domains=3, channels=1, sources=("chain",), objective=options.objective, width=options.width, depth=5,
-        max_width=8 * options.width, critic_width=options.critic_width, critic_layers=2, init="default",
-    )  # fmt: skip
+        domains=3,
+        channels=1,
+        sources=("chain",),
+        objective=options.objective,
+        width=options.width,
+        depth=5,
+        paired_weight=options.paired_weight,
+        max_width=8 * options.width,
+        critic_width=options.critic_width,
+        critic_layers=2,
+        init="default",
+    )
     return TrainConfig(
         method=method, out=options.work / f"run-{options.seed}",
         data=DataConfig(root=fashion_mnist_files(), pairing="paired", max_dataset_size=options.pictures),
@@ -163,6 +172,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--critic-width", type=int, default=24)
     parser.add_argument("--objective", default="minimax")
+    parser.add_argument(
+        "--paired-weight", type=float, default=10.0, help="of pix2pix's L1 to the true partner; the paper has none"
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -177,7 +189,7 @@ def main() -> None:
         (options.work / f"{options.seed}.json").write_text(json.dumps(answer))
         return
     classifier(options)
-    names = ("pictures", "epochs", "batch_size", "lr", "width", "critic_width", "objective", "count")
+    names = ("pictures", "epochs", "batch_size", "lr", "width", "critic_width", "objective", "paired_weight", "count")
     chosen = {name: getattr(options, name) for name in names}
     shared = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
     jobs = [["--seed", str(seed), *shared, "--work", str(options.work)] for seed in range(options.seeds)]

@@ -90,6 +90,7 @@ def jobs(arrays: dict[str, Tensor], options: argparse.Namespace) -> list[Job]:
     }  # fmt: skip
     critic = {"critic_width": options.width, "critic_layers": 2}
     joint = partial(JointGANConfig, objective="minimax", **nets, **critic)
+    chained = partial(joint, domains=3, sources=("chain",), paired_weight=10.0)
 
     def pictures(prefix: str) -> dict[str, Tensor]:
         return {key.rpartition("/")[2]: value for key, value in arrays.items() if key.startswith(prefix)}
@@ -113,9 +114,9 @@ def jobs(arrays: dict[str, Tensor], options: argparse.Namespace) -> list[Job]:
             lambda: WGANGP(WGANGPConfig(**nets, critic_width=options.width)), pairs, apart, True, options.marginal_lr,
             gradient_penalty,
         ),
-        "tuples": (lambda: JointGAN(joint(domains=3, sources=("chain",))), tuples, chain, True, options.lr, ADAM),
+        "tuples": (lambda: JointGAN(chained()), tuples, chain, True, options.lr, ADAM),
         "fashion": (
-            lambda: JointGAN(joint(domains=3, channels=1, sources=("chain",))), clothes, chain, False, options.lr, ADAM,
+            lambda: JointGAN(chained(channels=1)), clothes, chain, False, options.lr, ADAM,
         ),
     }  # fmt: skip
     return [
