@@ -7,7 +7,8 @@ pictures in Inception features, land and water of a pair's two pictures, and the
     python experiments/earth_pairs.py --row jointgan-paired --seed 0     # one job of it
 
 The two-step rows train WGAN-GP marginals and pix2pix or CycleGAN conditionals, each with as many updates of every
-generator as JointGAN gets, on the same pictures.
+generator as JointGAN gets, on the same pictures. pix2pix's loss has an L1 term to the true partner, JointGAN's as
+published has none: ``jointgan-paired-l1`` is JointGAN with such a term.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from jdm_fast.training import DataConfig, TrainConfig, train
 
 DOMAINS = ("satellite", "topographic")
 MARGINALS = "marginals"  # a job, not a row: WGAN-GP, which both two-step rows begin with
-ROWS = ("jointgan-paired", "two-step-paired", "jointgan-unpaired", "two-step-unpaired")
+ROWS = ("jointgan-paired", "jointgan-paired-l1", "two-step-paired", "jointgan-unpaired", "two-step-unpaired")
 SIZE = 32
 
 
@@ -79,8 +80,13 @@ def trained(row: str, options: argparse.Namespace) -> Model:
     critic = {"critic_width": options.critic_width, "critic_layers": 2}
     console = Console(stderr=True)
     if row.startswith("jointgan"):
-        sources = ("paired",) if row.endswith("-paired") else ("unpaired",)
-        method: Any = JointGANConfig(sources=sources, objective=options.objective, **networks(options), **critic)
+        method: Any = JointGANConfig(
+            sources=("unpaired",) if row.endswith("-unpaired") else ("paired",),
+            objective=options.objective,
+            paired_weight=options.paired_weight if row.endswith("-l1") else 0.0,
+            **networks(options),
+            **critic,
+        )
         return load(train(settings(row, method, options), console=console))
     method = WGANGPConfig(**networks(options), critic_width=options.critic_width)
     own = {"critic_steps": options.critic_steps, "beta1": 0.0, "beta2": 0.9, "lr": options.marginal_lr}
@@ -222,6 +228,9 @@ def main() -> None:
     parser.add_argument("--critic-steps", type=int, default=5, help="of WGAN-GP (its paper: 5)")
     parser.add_argument("--marginal-lr", type=float, default=1e-3, help="of WGAN-GP")
     parser.add_argument("--objective", default="minimax")
+    parser.add_argument(
+        "--paired-weight", type=float, default=10.0, help="of L1 to the true partner in jointgan-paired-l1"
+    )
     parser.add_argument("--count", type=int, default=256, help="sampled pairs that are scored")
     parser.add_argument("--relevance-steps", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=2, help="jobs side by side")
@@ -241,7 +250,17 @@ def main() -> None:
         (options.work / f"{options.row}-{options.seed}.json").write_text(json.dumps(answer))
         return
     prepare(options)
-    names = ("epochs", "batch_size", "lr", "width", "critic_width", "critic_steps", "marginal_lr", "objective")
+    names = (
+        "epochs",
+        "batch_size",
+        "lr",
+        "width",
+        "critic_width",
+        "critic_steps",
+        "marginal_lr",
+        "objective",
+        "paired_weight",
+    )
     chosen = {name: getattr(options, name) for name in (*names, "count", "relevance_steps")}
     shared = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
     shared += ["--work", str(options.work), "--device", options.device]

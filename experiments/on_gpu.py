@@ -104,6 +104,9 @@ def jobs(arrays: dict[str, Tensor], options: argparse.Namespace) -> list[Job]:
     gradient_penalty = {"critic_steps": 5, "betas": (0.0, 0.9)}
     kinds: dict[str, tuple[Any, dict[str, Tensor], Any, bool, float, dict[str, Any]]] = {
         "jointgan-paired": (lambda: JointGAN(joint(sources=("paired",))), pairs, together, True, options.lr, ADAM),
+        "jointgan-paired-l1": (
+            lambda: JointGAN(joint(sources=("paired",), paired_weight=10.0)), pairs, together, True, options.lr, ADAM,
+        ),
         "jointgan-unpaired": (lambda: JointGAN(joint(sources=("unpaired",))), pairs, apart, True, options.lr, ADAM),
         "pix2pix": (lambda: Pix2Pix(Pix2PixConfig(**nets, **critic)), pairs, together, True, options.lr, ADAM),
         "cyclegan": (
