@@ -49,6 +49,13 @@ class Piece(NamedTuple):
     positions: tuple[float, ...]
 
 
+def usual_batch(size: Size, device: torch.device) -> int:
+    """Frames in a batch if nobody says: on a CPU by their size; on a GPU the most there can be."""
+    if device.type == "cuda":
+        return MOST_FRAMES
+    return max(1, min(MOST_ON_CPU, CPU_PIXELS // (size[0] * size[1])))
+
+
 class FrameEngine:
     """Makes frames between key frames with a model that has latents.
 
@@ -173,7 +180,7 @@ class FrameEngine:
         if self._batch_size is not None:
             return self._batch_size
         if self.device.type != "cuda":
-            return max(1, min(MOST_ON_CPU, CPU_PIXELS // (size[0] * size[1])))
+            return usual_batch(size, self.device)
         positions = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._functions.frames(size, positions, *maps)
         torch.cuda.synchronize(self.device)

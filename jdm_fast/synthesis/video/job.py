@@ -19,9 +19,8 @@ from jdm_fast._files import make_folder
 from jdm_fast.data.video_codec import DEFAULT_CODEC, opens, require_encoder
 from jdm_fast.data.video_files import open_frames
 from jdm_fast.errors import UserError
-from jdm_fast.synthesis.frame_engine import FrameEngine
+from jdm_fast.synthesis.frame_engine import FrameEngine, usual_batch
 from jdm_fast.synthesis.model import Model
-from jdm_fast.synthesis.pictures import batch_for
 from jdm_fast.synthesis.video.join import has_sound, join_videos
 from jdm_fast.synthesis.video.options import VideoOptions, rates
 from jdm_fast.synthesis.video.outputs import Input, Outputs, is_video_name, output_paths, require_writable
@@ -111,7 +110,9 @@ class VideoJob:
     def plan(self) -> VideoPlan:
         """What :meth:`make` and :meth:`publish` would do."""
         height, width = self.frames.size
-        batch = self.options.batch_size if isinstance(self.options.batch_size, int) else batch_for(height, width)
+        batch = self.options.batch_size
+        if not isinstance(batch, int):
+            batch = usual_batch((height, width), self.model.device)
         pictures = 1 + 2 * len(self.outputs.domains)  # in, out, and out side by side
         count = self._key_count()
         return VideoPlan(
