@@ -166,8 +166,8 @@ def compare(name: str, made: dict[str, np.ndarray], expected: dict[str, np.ndarr
     """Float32 rounds a byte here and there the other way, TF32 and half precision a little more."""
     for domain, frames in expected.items():
         difference = np.abs(made[domain].astype(np.int16) - frames).astype(np.float64)
-        half = DEVICE.type == "cuda"
-        mean, most = (3.0, 255) if half else (0.01, 1)  # networks that are not trained magnify what rounding does
+        # Networks that are not trained magnify what rounding does; of bf16 only the mean says something then.
+        mean, most = (0.01, 1) if DEVICE.type == "cpu" else (3.0, 255) if name == "jdm_fast" else (1.0, 64)
         assert difference.mean() <= mean and difference.max() <= most, (
             f"{name}: frames of {domain} differ from (a) by {difference.mean():.3f} on average, {difference.max():.0f}"
         )

@@ -22,6 +22,7 @@ from jdm_fast.metrics.video_report import VideoReport
 from jdm_fast.synthesis.video import find_videos, folder_outputs, plan_video
 from jdm_fast.synthesis.video.options import DEFAULT_FACTOR
 from jdm_fast.training.distributed import Processes
+from jdm_fast.training.engines import EngineName
 from jdm_fast.training.precision import PrecisionChoice
 
 _DOMAINS = ("x", "y")
@@ -97,7 +98,7 @@ class Video:
     """Check everything, print what would be made, and write nothing."""
     batch: str | None = None
     """Frames decoded at once, or auto; by default as many as fit a sensible amount of memory."""
-    engine: Literal["auto", "eager", "compile", "graph"] = "auto"
+    engine: EngineName = "auto"
     """How the networks are run."""
     precision: PrecisionChoice = "auto"
     """The networks' arithmetic."""

@@ -99,11 +99,15 @@ def frame_positions(positions: int | Sequence[float] | Tensor, keys: int, device
     return torch.tensor([float(position) for position in positions], dtype=torch.float64, device=device)
 
 
+def key_neighbours(positions: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+    """Numbers int64 [F] of the key frames before and after every one of ``positions`` [F], in [0, keys - 1]."""
+    begin = positions.floor().clamp(0, max(keys - 2, 0)).long()
+    return begin, (begin + 1).clamp(max=keys - 1)
+
+
 def interpolate_frames(u: Tensor, positions: Tensor) -> Tensor:
     """``(1 - t) u[k] + t u[k+1]`` with ``k = floor(p)``, ``t = p - k`` for every p of float64 ``positions`` [F]."""
-    keys = len(u)
-    begin = positions.floor().clamp(0, max(keys - 2, 0)).long()
-    end = (begin + 1).clamp(max=keys - 1)
+    begin, end = key_neighbours(positions, len(u))
     t = (positions - begin).to(u.dtype)[:, None, None, None]
     return (1 - t) * u[begin] + t * u[end]
 

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from jdm_fast.errors import UserError
+from jdm_fast.ops.interpolate_latents import MODES
 from jdm_fast.synthesis.frame_functions import FrameFunctions, Maps, carried_out, choose_engine
 from jdm_fast.synthesis.in_thread import in_thread
-from jdm_fast.synthesis.padding import pad_reflect, padded_side
 from jdm_fast.synthesis.pictures import to_float
 from jdm_fast.training.precision import choose_precision, numerics
 
-MODES = ("lerp", "slerp")
 AHEAD = 2  # batches of frames that may wait for the caller
 READ_AHEAD = 4  # key frames that may wait to be encoded
 MOST_FRAMES = 64  # in a batch on a GPU
@@ -109,7 +108,7 @@ class FrameEngine:
         self.device = model.device
         self.engine = choose_engine(engine, self.device, tile)
         self.precision = choose_precision(precision, self.device)
-        self._method = model.method
+        self._model, self._method = model, model.method
         self._channels_last = self.device.type == "cuda" and self.precision.name != "fp32"
         self._functions = FrameFunctions(
             self._method,
@@ -170,9 +169,7 @@ class FrameEngine:
 
     def images(self, keys: Sequence[np.ndarray], size: Size) -> Tensor:
         """Key frames as the networks take them, padded, on the device."""
-        images = to_float(_stacked(keys, size)).to(self.device)
-        minimum, multiple = self._method.minimum_size, self._method.size_multiple
-        images = pad_reflect(images, *(padded_side(side, minimum, multiple) for side in size))
+        images = self._model._padded(to_float(_stacked(keys, size)).to(self.device))
         return images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
 
     def most_at_once(self, maps: Maps, size: Size) -> int:

@@ -7,18 +7,18 @@ the device, so that compiling or capturing them leaves nothing out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from jdm_fast.errors import UserError
-from jdm_fast.ops import frames_to_uint8
+from jdm_fast.ops import frames_to_uint8, reference
 from jdm_fast.synthesis.residual import add_residual, key_residual
 from jdm_fast.synthesis.tiled import decode_tiled, encode_tiled
+from jdm_fast.training.engines import EngineName
 from jdm_fast.training.precision import Precision
 
-FrameEngineName = Literal["auto", "eager", "compile", "graph"]
 Maps = tuple[Tensor, ...]
 Function = Callable[..., Maps]
 
@@ -103,9 +103,7 @@ class FrameFunctions:
 def between(latents: Tensor, positions: Tensor, mode: str) -> Tensor:
     """Latents [F, …] at ``positions`` float64 [F] on the path through ``latents`` [T, …]: straight lines (``lerp``,
     Algorithm 2), or arcs between the flattened latents (``slerp``, straight where the sine of the angle is < 1e-4)."""
-    last = len(latents) - 1
-    left = positions.floor().long().clamp(0, max(0, last - 1))
-    right = (left + 1).clamp(max=last)
+    left, right = reference.key_neighbours(positions, len(latents))
     ratio = (positions - left).to(torch.float32)
     a, b = latents[left], latents[right]
     begin, end = 1 - ratio, ratio
@@ -174,8 +172,8 @@ def choose_engine(name: str, device: torch.device, tile: int | None) -> str:
     Raises:
         UserError: no such engine; graph without a GPU; graph or compile with tiles.
     """
-    if name not in ("auto", "eager", "compile", "graph"):
-        raise UserError(f"engine: expected one of auto, eager, compile, graph, got {name!r}")
+    if name not in get_args(EngineName):
+        raise UserError(f"engine: expected one of {', '.join(get_args(EngineName))}, got {name!r}")
     if name == "auto":
         return "graph" if device.type == "cuda" and tile is None else "eager"
     if name == "graph" and device.type != "cuda":

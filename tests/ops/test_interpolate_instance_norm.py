@@ -219,7 +219,7 @@ def test_backward_says_that_there_is_none() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.gpu
 @layouts
 def test_a_cuda_graph_replays_other_times(channels_last: bool) -> None:
     """With a tensor of positions: the times are read when the graph runs, not when it is recorded."""

@@ -10,7 +10,9 @@ from typing import Literal, NamedTuple
 
 from jdm_fast.data.video_files import Decoder, FrameSource
 from jdm_fast.errors import UserError
+from jdm_fast.ops.interpolate_latents import MODES
 from jdm_fast.synthesis.video.timeline import SCENE_CUT
+from jdm_fast.training.engines import EngineName
 
 DEFAULT_FPS = Fraction(24)  #: of a video made from pictures, which have no rate of their own
 DEFAULT_FACTOR = 8
@@ -40,7 +42,7 @@ class VideoOptions:
     keep_audio: bool = False
     segment_frames: int = 512
     batch_size: int | Literal["auto"] | None = None
-    engine: Literal["auto", "eager", "compile", "graph"] = "auto"
+    engine: EngineName = "auto"
     precision: str = "auto"
     tile: int | None = None
     residual: bool = False
@@ -60,8 +62,8 @@ class VideoOptions:
             isinstance(self.scene_cut, (int, float)) and 0 < self.scene_cut <= 1
         ):
             raise UserError(f"scene_cut must be auto, off, or a threshold above 0 and at most 1, got {self.scene_cut}")
-        if self.mode not in ("lerp", "slerp"):
-            raise UserError(f"mode must be one of lerp, slerp, got {self.mode!r}")
+        if self.mode not in MODES:
+            raise UserError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if self.as_frames and self.codec is not None:
             raise UserError("codec: frames are written as PNG; leave out --codec or --frames")
         if self.to is not None and (self.factor is not None or self.domains is not None):

@@ -150,7 +150,6 @@ def test_a_full_disk(negative: Model, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_a_disk_that_fills_up_while_segments_are_joined(
     negative: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
