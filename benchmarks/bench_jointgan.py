@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -33,14 +32,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.bench_train import cpu_peak
 from benchmarks.jointgan_loops import CriticCallASource, JointLevers, JointLoop
+from benchmarks.ladder import DEVICE, TimedSteps
 from benchmarks.train_loops import Batch, Ours
 from jdm_fast.methods import JointGAN, JointGANConfig
 from jdm_fast.training.precision import choose_precision, numerics
 
 ROUNDS = 10
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SOURCES = {
     "paired": {"domains": 2, "sources": ("paired",)},
     "unpaired": {"domains": 2, "sources": ("unpaired",)},
@@ -101,45 +99,28 @@ class Row:
     critic_calls: int
 
 
-class Ladder:
+class Ladder(TimedSteps):
     """All rungs from the same weights, and a batch."""
 
     def __init__(self, sources: str, side: int, width: int, batch_size: int) -> None:
         check_all_rungs(sources)
         depth = side.bit_length() - 1  # the bottleneck is 1x1
         method = make_method(sources, width=width, critic_width=width, depth=depth).to(DEVICE)
-        self.batch = make_batch(method, batch_size, side, torch.float32)
-        self.loops: dict[str, Any] = {}
+        batch = make_batch(method, batch_size, side, torch.float32)
         self.calls: dict[str, Counter[str]] = {}
-        self.peaks: dict[str, int] = {}
-        self.times: dict[str, list[float]] = {}
         expected: tuple[Tensor, ...] = ()
-        for name, make in rungs().items():
-            before = torch.cuda.memory_allocated() if DEVICE.type == "cuda" else 0
-            if DEVICE.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            loop = self.loops[name] = make(copy.deepcopy(method))
-            torch.manual_seed(1)
-            losses, self.calls[name] = counted(loop, self.batch)
+
+        def first_step(name: str, loop: Any) -> None:
+            nonlocal expected
+            losses, self.calls[name] = counted(loop, batch)
             expected = expected or losses
             check_losses(name, losses, expected)
-            loop.step(self.batch)
-            if DEVICE.type == "cuda":
-                self.peaks[name] = torch.cuda.max_memory_allocated() - before
-            else:
-                self.peaks[name] = loop.kept() + cpu_peak(lambda loop=loop: loop.step(self.batch))
 
-    def run(self, name: str) -> None:
-        """One timed step of a rung."""
-        begin = time.perf_counter()
-        self.loops[name].step(self.batch)
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        self.times.setdefault(name, []).append(time.perf_counter() - begin)
+        super().__init__(rungs(), method, batch, first_step)
 
     def rows(self) -> list[Row]:
         """What the timed rounds gave, the warm-up left out."""
-        times = {name: self.times[name][-ROUNDS:] for name in self.loops}
+        times = self.last(ROUNDS)
         first = times[next(iter(times))]
         return [
             Row(

@@ -34,12 +34,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.ladder import DEVICE, TimedSteps
 from benchmarks.train_loops import Batch, Levers, Loop, Ours
 from jdm_fast.methods import JWDM, JWDMConfig
 from jdm_fast.training.precision import choose_precision, numerics
 
 ROUNDS = 8
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COMPILE = os.environ.get("JDM_FAST_BENCH_COMPILE", "1") != "0"
 
 
@@ -96,7 +96,7 @@ class Row:
     utilisation: float
 
 
-class Ladder:
+class Ladder(TimedSteps):
     """All rungs from the same weights, and a batch."""
 
     def __init__(self, width: int, residual_convs: int, batch_size: int, side: int) -> None:
@@ -104,40 +104,23 @@ class Ladder:
         torch.manual_seed(0)
         config = JWDMConfig(width=width, critic_width=width, residual_convs=residual_convs)
         method = JWDM(config).to(DEVICE)
-        self.batch = {name: torch.rand(batch_size, 3, side, side, device=DEVICE) * 2 - 1 for name in ("x", "y")}
-        self.flops = count_flops(copy.deepcopy(method), self.batch)
+        batch = {name: torch.rand(batch_size, 3, side, side, device=DEVICE) * 2 - 1 for name in ("x", "y")}
+        self.flops = count_flops(copy.deepcopy(method), batch)
         self.rate = matrix_rate()
-        self.loops: dict[str, Any] = {}
-        self.peaks: dict[str, int] = {}
-        self.times: dict[str, list[float]] = {}
         expected: tuple[Tensor, ...] = ()
-        for name, make in rungs().items():
-            before = torch.cuda.memory_allocated() if DEVICE.type == "cuda" else 0
-            if DEVICE.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            loop = self.loops[name] = make(copy.deepcopy(method))
-            torch.manual_seed(1)
-            losses = loop.step(self.batch)
+
+        def first_step(name: str, loop: Any) -> None:
+            nonlocal expected
+            losses = loop.step(batch)
             expected = expected or losses
             # Precisions and compilers round differently; what is wrong is wrong by more.
-            torch.testing.assert_close(losses, expected, rtol=0.05, atol=0.01, msg=lambda text, n=name: f"{n}: {text}")
-            loop.step(self.batch)
-            if DEVICE.type == "cuda":
-                self.peaks[name] = torch.cuda.max_memory_allocated() - before
-            else:
-                self.peaks[name] = loop.kept() + cpu_peak(lambda loop=loop: loop.step(self.batch))
+            torch.testing.assert_close(losses, expected, rtol=0.05, atol=0.01, msg=lambda text: f"{name}: {text}")
 
-    def run(self, name: str) -> None:
-        """One timed step of a rung."""
-        begin = time.perf_counter()
-        self.loops[name].step(self.batch)
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        self.times.setdefault(name, []).append(time.perf_counter() - begin)
+        super().__init__(rungs(), method, batch, first_step)
 
     def rows(self) -> list[Row]:
         """What the timed rounds gave, the warm-up left out."""
-        times = {name: self.times[name][-ROUNDS:] for name in self.loops}
+        times = self.last(ROUNDS)
         first = times[next(iter(times))]
         images = 2 * len(self.batch["x"])
         rows = []
@@ -198,20 +181,6 @@ def matrix_rate() -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
     return 2 * size**3 / statistics.median(times[2:])
-
-
-def cpu_peak(call: Callable[[], Any]) -> int:
-    """The most bytes that a call takes at a time on top of what there was, as PyTorch's profiler is told."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it complains of every machine without a GPU
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
-        call()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
 
 
 def check_all_rungs() -> None:
