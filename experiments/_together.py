@@ -1,7 +1,8 @@
 """Many small trainings side by side on one GPU, from pictures in its memory.
 
 A step of a small network is a thousand kernels that each leave most of a GPU idle. Here every training is a captured
-step on a stream of its own, and the host goes round them: their kernels fill the GPU together. Steps, engines and
+step on a stream of its own, and a few threads go round them: launching such a step takes the host about as long as the
+GPU, and their kernels fill the GPU together. Steps, engines and
 methods are those of ``jdm_fast train``; batches are cut from pictures that lie in the GPU's memory. Captured steps
 share PyTorch's one generator of random numbers, so noise, and with it a run, does not repeat to the bit.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,9 @@ from jdm_fast.training.engines import Engine, make_engine
 from jdm_fast.training.precision import choose_precision, numerics
 
 AHEAD = 40  # steps whose batches are cut at once
+ALONE = 10  # first steps, which warm up and capture, one training after another
+PROBE = 50  # steps after them, whose time says how many there is time for
+THREADS = 6  # that launch the steps after them
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,14 @@ class Batches:
         return {key: self._pictures[key][at].permute(0, 3, 1, 2).float() / 127.5 - 1 for key in keys}
 
 
-def train_together(jobs: Sequence[Job], steps: int, device: torch.device) -> tuple[dict[str, Method], float]:
-    """Train all jobs for ``steps`` steps each.
+def train_together(
+    jobs: Sequence[Job], steps: int, device: torch.device, seconds: float | None = None
+) -> tuple[dict[str, Method], int, float]:
+    """Train all jobs for ``steps`` steps each, or for fewer if ``seconds`` do not suffice.
 
     Returns:
         By name the methods, with the average of their generators' weights over the last twentieth of the steps; the
-        seconds that the steps took.
+        steps of each, and the seconds that they took.
     """
     ema_decay = max(0.0, 1 - 20 / steps)  # a longer memory than the training would average the beginning in
     precision = choose_precision("tf32" if device.type == "cuda" else "fp32", device)
@@ -104,19 +111,38 @@ def train_together(jobs: Sequence[Job], steps: int, device: torch.device) -> tup
             engines.append((job, method, engine, Batches(job, device), stream))
         _synchronize(device)
         began = time.monotonic()
-        for step in range(steps):
-            share = min(1.0, 2 * (1 - step / steps))
-            for job, _, engine, batches, stream in engines:
-                with nullcontext() if stream is None else torch.cuda.stream(stream):
-                    engine.step(batches.next(), job.lr * share)
+
+        threads = THREADS if device.type == "cuda" else 1
+
+        def run(part: Sequence[Any], first: int, last: int) -> None:
+            for step in range(first, last):
+                share = min(1.0, 2 * (1 - step / steps))
+                for job, _, engine, batches, stream in part:
+                    with nullcontext() if stream is None else torch.cuda.stream(stream):
+                        engine.step(batches.next(), job.lr * share)
+
+        def run_all(first: int, last: int) -> None:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda k: run(engines[k::threads], first, last), range(threads)))
+            _synchronize(device)
+
+        run(engines, 0, min(ALONE, steps))
         _synchronize(device)
-        seconds = time.monotonic() - began
+        if seconds is not None and steps > 2 * (ALONE + PROBE):
+            probed = time.monotonic()
+            run_all(ALONE, ALONE + PROBE)
+            left = seconds - (time.monotonic() - began)
+            steps = max(2 * (ALONE + PROBE), min(steps, int(left * PROBE / (time.monotonic() - probed))))
+            run_all(ALONE + PROBE, steps)
+        else:
+            run_all(min(ALONE, steps), steps)
+        took = time.monotonic() - began
     for _, method, engine, _, _ in engines:
         with engine.averaged():
             state = {name: value.clone() for name, value in method.state_dict().items()}
         method.load_state_dict(state)
         method.eval()
-    return {job.name: method for job, method, *_ in engines}, seconds
+    return {job.name: method for job, method, *_ in engines}, steps, took
 
 
 def _synchronize(device: torch.device) -> None:

@@ -134,8 +134,8 @@ def train(options: argparse.Namespace) -> None:
     with np.load(options.folder / "pictures.npz") as packed:
         arrays = {name: torch.from_numpy(packed[name]) for name in packed.files}
     device = torch.device(options.device)
-    methods, seconds = train_together(jobs(arrays, options), options.steps, device)
-    print(f"{len(methods)} trainings of {options.steps} steps in {seconds:.0f} s", flush=True)
+    methods, steps, seconds = train_together(jobs(arrays, options), options.steps, device, options.seconds)
+    print(f"{len(methods)} trainings of {steps} steps in {seconds:.0f} s", flush=True)
 
     def model(method: Method) -> Model:
         return Model(method, device, size=(SIZE, SIZE))  # type: ignore[arg-type]
@@ -162,9 +162,7 @@ def train(options: argparse.Namespace) -> None:
         for way, made in fashion.draw(model(methods[f"fashion-{seed}"]), given["x"], options).items():
             drawn |= {f"fashion/{seed}/{way}/{key}": value[..., :1] for key, value in made.items()}
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU"
-    (options.folder / "training.json").write_text(
-        json.dumps({"steps": options.steps, "seconds": round(seconds), "gpu": gpu})
-    )
+    (options.folder / "training.json").write_text(json.dumps({"steps": steps, "seconds": round(seconds), "gpu": gpu}))
     for name in NAMES:
         own = {key: value for key, value in drawn.items() if key.startswith(f"{name}/")}
         np.savez_compressed(options.folder / f"drawn-{name}.npz", **own)
@@ -231,8 +229,9 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(NAMES), help="score one experiment")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, help="take fewer steps if these do not suffice")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--marginal-lr", type=float, default=2e-4, help="of WGAN-GP")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--count", type=int, default=256, help="tuples that are drawn in each way")
