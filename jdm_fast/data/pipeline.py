@@ -195,7 +195,12 @@ class Pipeline:
         with pipeline:
             if self._decode:
                 files = fn.external_source(name="pictures", dtype=types.UINT8, ndim=1, no_copy=True)
-                images = fn.decoders.image(files, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+                images = fn.decoders.image(
+                    files,
+                    device="mixed" if on_gpu else "cpu",
+                    output_type=types.RGB,
+                    jpeg_fancy_upsampling=True,  # on a GPU, to spread colours as the CPU does
+                )
                 if form.cut:
                     column, width = number("column", types.INT32, 1), number("width", types.INT32, 1)
                     images = fn.slice(images, start=column, shape=width, axes=(1,))

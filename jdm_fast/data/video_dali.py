@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from jdm_fast import _captures
 from jdm_fast.data.pipeline import load_dali
 from jdm_fast.data.video_source import FrameSource, TimedFrame
 from jdm_fast.errors import UserError
@@ -78,11 +79,14 @@ class DaliSource(FrameSource):
         """Frames uint8 [N, H, W, 3] on the device, which own their memory, and their times in seconds."""
         turns, colours = round(self._video.rotation / 90), _correction(self._video.colorspace)
         try:
-            pipeline = self._pipeline(size)
-            for _ in range(pipeline.reader_meta("video")["epoch_size"]):
-                frames, numbers, times = pipeline.run()
-                count = int((np.asarray(numbers[0]) >= 0).sum())  # the last sequence is filled up
-                chunk = self._copied(frames, count)
+            with _captures.alone:
+                pipeline = self._pipeline(size)
+                sequences = pipeline.reader_meta("video")["epoch_size"]
+            for _ in range(sequences):
+                with _captures.alone:
+                    frames, numbers, times = pipeline.run()
+                    count = int((np.asarray(numbers[0]) >= 0).sum())  # the last sequence is filled up
+                    chunk = self._copied(frames, count)
                 if colours is not None:
                     _correct(chunk, colours.to(self.device))
                 yield (
@@ -103,7 +107,9 @@ class DaliSource(FrameSource):
             batch_size=1,
             num_threads=1,
             device_id=(self.device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=2 if on_gpu else 1,
+            prefetch_queue_depth=1,
+            exec_async=False,  # it works while it is run and at no other time: see _captures
+            exec_pipelined=False,
         )
         with pipeline:
             video = fn.experimental.readers.video(

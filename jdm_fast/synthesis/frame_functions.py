@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from jdm_fast import _captures
 from jdm_fast.errors import UserError
 from jdm_fast.ops import frames_to_uint8, reference
 from jdm_fast.synthesis.residual import add_residual, key_residual
@@ -154,7 +155,7 @@ class GraphFunction:
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with _captures.alone, torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._outputs = self._function(*self._inputs)
         except torch.OutOfMemoryError:
             raise

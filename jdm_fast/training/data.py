@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,23 @@ def open_data(
         _truth(held_out, of_held_out.fixed(config.eval_count)) if config.eval_every else [],
         _palettes(layout, chosen),
     )
+
+
+def stream_batches(loader: Loader, start: int, stop: int, alone: int) -> Iterator[dict[str, Tensor]]:
+    """The batches of the steps from ``start`` to before ``stop``; close the iterator to end the loader's threads.
+
+    When the last of the first ``alone`` batches is handed over these have ended already, so that nothing but its step
+    uses the device (see :mod:`jdm_fast._captures`); they are started anew for the next.
+    """
+    first = min(stop, start + alone)
+    if first > start:
+        with loader.batches(start, first) as batches:
+            for _ in range(start, first - 1):
+                yield next(batches)
+            last = next(batches)
+        yield last
+    with loader.batches(first, stop) as batches:
+        yield from batches
 
 
 def _truth(groups: Sequence[Group], batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:

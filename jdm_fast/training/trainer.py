@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from jdm_fast.runs import RunFolder, load_networks, newest_checkpoint, read_conf
 from jdm_fast.training.checkpoint import CheckpointWriter, changed_versions, restore
 from jdm_fast.training.clock import Clock
 from jdm_fast.training.config import TrainConfig, differing_fields, shared_settings
-from jdm_fast.training.data import open_data
+from jdm_fast.training.data import open_data, stream_batches
 from jdm_fast.training.distributed import Processes
 from jdm_fast.training.engines import make_engine
 from jdm_fast.training.interrupt import Interrupted, StopRequest
@@ -223,7 +223,8 @@ class _Training:
             stack.enter_context(self.watchers.watching(self.folder.path, start, to_plain(self.config)))
             if self.samples is not None:
                 stack.enter_context(self.samples)
-            batches = stack.enter_context(self.loader.batches(start, total))
+            alone = self.engine.steps_to_capture()
+            batches = stack.enter_context(closing(stream_batches(self.loader, start, total, alone)))
             profiler = None
             if self.config.profile and self.processes.is_main:
                 profiler = StepProfiler(self.folder.path / "profile", self.processes.device, self._show_profile)

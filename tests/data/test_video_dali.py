@@ -52,11 +52,13 @@ def patch(path: Path, box: bytes, offset: int, *values: int) -> None:
     path.write_bytes(data)
 
 
-def assert_same_frames(ours: FrameSource, reference: FrameSource) -> None:
+def assert_same_frames(ours: FrameSource, reference: FrameSource, mean: float = 1) -> None:
     assert (ours.size, ours.fps, ours.name) == (reference.size, reference.fps, reference.name)
     errors = [np.abs(a.astype(int) - b) for a, b in zip(ours, reference, strict=True)]
-    assert max(error.mean() for error in errors) < 1
-    assert max(np.percentile(error, 99) for error in errors) <= 4  # what is cut off at 0 or 255 cannot be corrected
+    assert max(error.mean() for error in errors) < mean
+    assert (
+        max(np.percentile(error, 99) for error in errors) <= 4 * mean
+    )  # what is cut off at 0 or 255 cannot be corrected
 
 
 @pytest.mark.parametrize("colorspace", [None, ITU_601, ITU_709])
@@ -146,7 +148,9 @@ def test_gpu_decodes_h264(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / "own.mp4", map(scene, range(COUNT)), 25) if name == "own" else real_video(name)
     source = open_frames(path, decoder="auto")
     assert isinstance(source, DaliSource) and source.device.type == "cuda"
-    assert_same_frames(source, open_frames(path))
+    # The GPU gives pixels that share a colour sample that sample, swscale a mean of neighbours: what changes as much
+    # from pixel to pixel as in our own clip differs more.
+    assert_same_frames(source, open_frames(path), mean=2 if name == "own" else 1)
     chunks = list(source.chunks(16))
     assert all(chunk.is_cuda and chunk.dtype == torch.uint8 for chunk in chunks)
     np.testing.assert_array_equal(torch.cat(chunks).cpu(), np.stack(list(source)))

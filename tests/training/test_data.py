@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from jdm_fast.data import save_image
@@ -16,7 +19,7 @@ from jdm_fast.errors import UserError
 from jdm_fast.methods import JWDMConfig
 from jdm_fast.runs import RunFolder
 from jdm_fast.training import DataConfig, Event, TrainConfig, train
-from jdm_fast.training.data import open_data
+from jdm_fast.training.data import open_data, stream_batches
 from jdm_fast.training.needs import Needs
 
 Configure = Callable[..., TrainConfig[Any]]
@@ -141,3 +144,23 @@ def test_bad_files_are_refused_or_left_out(configure: Configure, pairs: Path) ->
 def test_the_larger_group_is_cut_too(configure: Configure, pairs: Path) -> None:
     config = configure(data=DataConfig(root=pairs, max_dataset_size=2, cache_mb=0), preprocess="none")
     assert open_data(config, Needs(("x", "y"))).loader.counts == {"x": 2, "y": 2}
+
+
+@pytest.mark.parametrize(("start", "stop", "alone"), [(0, 9, 4), (3, 9, 4), (0, 9, 0), (0, 4, 4), (0, 2, 4), (5, 5, 4)])
+def test_a_step_that_captures_has_the_device_alone(
+    configure: Configure, pairs: Path, start: int, stop: int, alone: int
+) -> None:
+    config = configure(data=DataConfig(root=pairs, cache_mb=0), preprocess="none", batch_size=2)
+    loader = open_data(config, Needs(("x", "y"))).loader
+
+    def working() -> bool:
+        return any(thread.name == "jdm_fast-loader" for thread in threading.enumerate())
+
+    with loader.batches(start, stop) as batches:
+        expected = list(batches)
+    with closing(stream_batches(loader, start, stop, alone)) as batches:
+        for count, (batch, other) in enumerate(zip(batches, expected, strict=True), 1):
+            assert all(torch.equal(batch[name], other[name]) for name in batch)
+            assert count != alone or not working()
+    assert len(expected) == stop - start
+    assert not working()

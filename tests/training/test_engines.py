@@ -146,6 +146,17 @@ def test_captured_losses_stay_as_they_were_when_the_next_step_comes() -> None:
     assert len({terms["critic_loss"].item() for terms in losses}) == len(losses)
 
 
+def test_the_engine_says_which_step_captures() -> None:
+    recorder = TapeRecorder()
+    engine = build("graph", make_fake(), recorder=recorder)
+    for left, batch in zip(range(WARM_UP_STEPS + 1, -1, -1), make_batches(WARM_UP_STEPS + 2), strict=True):
+        assert engine.steps_to_capture() == left and recorder.captures == (left == 0)
+        engine.step(batch, LR)
+    engine.load_state_dict(engine.state_dict())
+    assert engine.steps_to_capture() == WARM_UP_STEPS + 1
+    assert build("eager", make_fake()).steps_to_capture() == 0
+
+
 class Halves:
     """A reducer, for two processes of which the other has the gradients zero. It leaves its result elsewhere, as one
     with a flat tensor does."""

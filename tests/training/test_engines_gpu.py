@@ -55,7 +55,8 @@ def test_branches_in_lanes_agree_with_those_in_a_row() -> None:
         method.zero_grad()
         method.generator_loss(batch, fakes)[0].backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in method.generator_parameters()]))
-    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3)
+    difference = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert difference < 1e-3  # TF32, in other algorithms: single small gradients differ by more
 
 
 @pytest.mark.gpu

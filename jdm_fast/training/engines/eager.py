@@ -31,6 +31,10 @@ class Engine(Protocol):
         """One update of critics and generators; the losses and their parts as scalars on the device, without waiting
         for it."""
 
+    def steps_to_capture(self) -> int:
+        """Steps from here to one that captures, that one included, for which no other thread may use the device; 0 if
+        none will."""
+
     def averaged(self) -> Any:
         """Context in which the method has the averaged generators, if an average is kept."""
 
@@ -253,6 +257,10 @@ class EagerEngine:
             work.terms[name] = work.terms[name] + term if name in work.terms else term
 
     # ---- Between steps ----------------------------------------------------------------------------------------------
+
+    def steps_to_capture(self) -> int:
+        """See :class:`Engine`."""
+        return 0
 
     def averaged(self) -> AbstractContextManager[None]:
         """See :class:`Engine`."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from jdm_fast import _captures
 from jdm_fast.errors import UserError
 from jdm_fast.methods import Method
 from jdm_fast.methods.lanes import Lanes
@@ -61,9 +62,9 @@ class CudaRecorder:
         """See :class:`Recorder`. PyTorch registers the device's random numbers with each graph, so that every replay
         goes on where the one before ended."""
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the threads that load data and write checkpoints may go on using CUDA meanwhile.
+        # thread_local: the threads that write checkpoints and samples may go on using CUDA meanwhile.
         context = torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local")
-        with context:
+        with _captures.alone, context:
             run()
         self._memory = graph.pool()
         return graph.replay
@@ -103,6 +104,10 @@ class GraphEngine(EagerEngine):
         self._inputs: Batch = {}
         self._losses = torch.empty(0)
         self._replays: list[tuple[Replay, Update | None, list[Tensor | None]]] = []
+
+    def steps_to_capture(self) -> int:
+        """See :class:`~jdm_fast.training.engines.eager.Engine`."""
+        return 0 if self._replays else WARM_UP_STEPS - self._warm + 1
 
     def _run(self, batch: Batch) -> dict[str, Tensor]:
         if self._warm < WARM_UP_STEPS:
