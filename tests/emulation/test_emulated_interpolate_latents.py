@@ -53,14 +53,16 @@ def test_values_and_gradients(emulated_gpu: EmulatedGpu, case: str, dtype: torch
     _, keys, _, n, offset = CASES[case]
     z = make(case, dtype)
     weights = None
+    # Among hundreds of latents of three numbers some are all but opposite, where slerp loses three digits.
+    floor = 1e-11 if dtype == torch.float64 and mode == "slerp" else None
     if mode == "slerp":
         (weights,) = in_every_order(emulated_gpu, lambda: [emulated_gpu.slerp_weights(z, n, offset)])
         expected = _slerp_weights(z[:, :, None, None], n)
-        assert_accurate("weights", weights, expected.double(), expected)
+        assert_accurate("weights", weights, expected.double(), expected, floor)
     (y,) = in_every_order(emulated_gpu, lambda: [emulated_gpu.interpolate_latents(z, weights, n, offset)])
     exact_z = z.double().clone().requires_grad_()
     exact = interpolate(exact_z, n, mode)
-    assert_accurate("y", y, exact.detach(), exact.detach().to(dtype))
+    assert_accurate("y", y, exact.detach(), exact.detach().to(dtype), floor)
     assert torch.equal(y[:, ::n], z), "a key frame is a copy, bit for bit"
 
     dy = torch.randn(exact.shape, dtype=torch.float64).to(dtype)
@@ -72,9 +74,9 @@ def test_values_and_gradients(emulated_gpu: EmulatedGpu, case: str, dtype: torch
 
     (dz,) = in_every_order(emulated_gpu, backward)
     exact.backward(dy.double())
-    own_z = z[..., None, None].clone().requires_grad_()  # where latents are all but opposite, digits are lost
+    own_z = z[..., None, None].clone().requires_grad_()
     reference.interpolate_latents(own_z, n, mode).backward(dy[..., None, None])
-    assert_accurate("dz", dz, exact_z.grad, own_z.grad[..., 0, 0])
+    assert_accurate("dz", dz, exact_z.grad, own_z.grad[..., 0, 0], floor)
 
 
 @pytest.mark.parametrize("elements", [5, 515], ids=str)

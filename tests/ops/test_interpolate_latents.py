@@ -185,20 +185,6 @@ def test_opcheck(mode: str, channels_last: bool) -> None:
 
 
 @modes
-def test_fake_tensors_and_no_gradient(mode: str) -> None:
-    """Called plainly, outside a compiled graph: recorded, not recorded, and for a z that needs no gradient."""
-    with torch._subclasses.FakeTensorMode():
-        z = torch.empty(2, 3, 4, 5, 6, dtype=torch.bfloat16)
-        assert not ops.interpolate_latents(z, 4, mode).requires_grad
-        with torch.no_grad():
-            assert ops.interpolate_latents(z.requires_grad_(), 4, mode).shape == (2, 9, 4, 5, 6)
-        y = ops.interpolate_latents(z, 4, mode)
-        assert y.requires_grad
-        (dz,) = torch.autograd.grad(y.sum(), z)
-        assert (dz.shape, dz.dtype) == (z.shape, z.dtype)
-
-
-@modes
 def test_compile_fullgraph_forward_and_backward(mode: str) -> None:
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")

@@ -96,30 +96,54 @@ void row_products(const T* p, const T* q, int64_t count, double* products) {
   products[1] = horizontal_sum(next);
 }
 
-// sum over k = 1 .. steps-1 of <dy[k], weights[k][2] * begin + weights[k][3] * end>, for rows of a few thousand
-// numbers.
+// A whole register, or its first `lanes`.
+template <bool kWhole, typename T>
+JDM_INLINE Vec<Accumulator<T>> load_some(const T* p, int64_t lanes) {
+  return kWhole ? load(p) : load_partial(p, lanes);
+}
+
+// kRegisters registers of <dy, dy/dw>: the sums over k = 1 .. steps-1 of weights[k][2] * dy[k] times begin, and of
+// weights[k][3] * dy[k] times end. Of a single register only `lanes` are in memory.
+template <int kRegisters, typename T, typename A>
+JDM_INLINE Vec<A> turning_of_registers(const T* dy, const T* begin, const T* end, const A* weights, int64_t steps,
+                                       int64_t stride, int64_t lanes) {
+  constexpr int kSize = Vec<A>::kSize;
+  Vec<A> first[kRegisters], last[kRegisters], sum;
+  for (int64_t k = 1; k < steps; ++k) {
+    const Vec<A> a(weights[kWeights * k + 2]), c(weights[kWeights * k + 3]);
+    const T* row = dy + k * stride;
+#pragma GCC unroll 4
+    for (int j = 0; j < kRegisters; ++j) {
+      const Vec<A> gradient = load_some<(kRegisters > 1)>(row + j * kSize, lanes);
+      first[j] = multiply_add(a, gradient, first[j]);
+      last[j] = multiply_add(c, gradient, last[j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kRegisters; ++j) {
+    sum = multiply_add(first[j], load_some<(kRegisters > 1)>(begin + j * kSize, lanes), sum);
+    sum = multiply_add(last[j], load_some<(kRegisters > 1)>(end + j * kSize, lanes), sum);
+  }
+  return sum;
+}
+
+// What a piece adds to <dy, dy/dw> of a gap. dy points at the gap's first frame. A piece has a few thousand numbers at
+// most, which keeps lane sums accurate.
 template <typename T>
 double row_turning(const T* dy, const T* begin, const T* end, const Accumulator<T>* weights, int64_t steps,
                    int64_t stride, int64_t count) {
   using A = Accumulator<T>;
-  constexpr int kSize = Vec<A>::kSize;
-  double total = 0;
-  for (int64_t k = 1; k < steps; ++k) {
-    const Vec<A> a(weights[kWeights * k + 2]), c(weights[kWeights * k + 3]);
-    const T* row = dy + k * stride;
-    Vec<A> sum;
-    int64_t i = 0;
-    for (; i + kSize <= count; i += kSize) {
-      sum = multiply_add(load(row + i), multiply_add(a, load(begin + i), c * load(end + i)), sum);
-    }
-    if (i < count) {
-      const int64_t lanes = count - i;
-      const Vec<A> turn = multiply_add(a, load_partial(begin + i, lanes), c * load_partial(end + i, lanes));
-      sum = multiply_add(load_partial(row + i, lanes), turn, sum);
-    }
-    total += static_cast<double>(horizontal_sum(sum));
+  constexpr int kSize = Vec<A>::kSize, kRegisters = 4;
+  Vec<A> sum;
+  int64_t i = 0;
+  for (; i + kRegisters * kSize <= count; i += kRegisters * kSize) {
+    sum = sum + turning_of_registers<kRegisters>(dy + i, begin + i, end + i, weights, steps, stride, kSize);
   }
-  return total;
+  for (; i < count; i += kSize) {
+    const int64_t lanes = count - i < kSize ? count - i : kSize;
+    sum = sum + turning_of_registers<1>(dy + i, begin + i, end + i, weights, steps, stride, lanes);
+  }
+  return static_cast<double>(horizontal_sum(sum));
 }
 
 // dz = linear + factors[0] * z[-stride] + factors[1] * z + factors[2] * z[stride]. A factor of 0: that row is not read.
@@ -129,13 +153,21 @@ void add_turning(const Accumulator<T>* linear, const T* z, const Accumulator<T>*
                  int64_t count) {
   using A = Accumulator<T>;
   constexpr int kSize = Vec<A>::kSize;
-  for (int64_t i = 0; i < count; i += kSize) {
-    const int64_t lanes = count - i < kSize ? count - i : kSize;
-    Vec<A> sum = load_partial(linear + i, lanes);
+  const int64_t whole = count - count % kSize, rest = count - whole;
+  for (int64_t i = 0; i < whole; i += kSize) {
+    Vec<A> sum = load(linear + i);
     for (int side = 0; side < 3; ++side) {
       if (factors[side] == A(0)) continue;
-      sum = multiply_add(Vec<A>(factors[side]), load_partial(z + (side - 1) * stride + i, lanes), sum);
+      sum = multiply_add(Vec<A>(factors[side]), load(z + (side - 1) * stride + i), sum);
     }
-    store_partial(dz + i, sum, lanes);
+    store(dz + i, sum);
+  }
+  if (rest > 0) {
+    Vec<A> sum = load_partial(linear + whole, rest);
+    for (int side = 0; side < 3; ++side) {
+      if (factors[side] == A(0)) continue;
+      sum = multiply_add(Vec<A>(factors[side]), load_partial(z + (side - 1) * stride + whole, rest), sum);
+    }
+    store_partial(dz + whole, sum, rest);
   }
 }
