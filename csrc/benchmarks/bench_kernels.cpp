@@ -161,7 +161,7 @@ void bench_instance_norm(DType dtype, bool channels_last) {
   report(label + " backward", 3 * bytes, median_seconds(backward));
 }
 
-void bench_interpolate_latents(DType dtype) {
+void bench_interpolate_latents(DType dtype, bool slerp) {
   const InterpolateLatentsShape shape{1, 9, 8, 256 * 25 * 25, dtype};
   const int64_t frames = (shape.keys - 1) * shape.steps + 1;
   const double key_bytes = static_cast<double>(shape.keys * shape.elements * dtype_size(dtype));
@@ -169,13 +169,26 @@ void bench_interpolate_latents(DType dtype) {
   const size_t copies = std::max<size_t>(2, kRotatingBytes / static_cast<size_t>(frame_bytes));
   const DType sums = test::accumulator(dtype);
   const Rotating z(dtype, shape.keys * shape.elements, copies), y(dtype, frames * shape.elements, copies);
-  const Rotating coefficients(sums, (shape.keys - 1) * shape.steps * 2, 1);
-  const std::string label = std::string("interpolate_latents 9 keys, 8 steps ") + name(dtype);
-  const auto forward = [&](size_t i) { backend::interpolate_latents_forward(shape, z[i], coefficients[0], y[i]); };
+  const Rotating dz(dtype, shape.keys * shape.elements, copies);
+  const Rotating weights(sums, (shape.keys - 1) * (shape.steps + 1) * 4, 1);
+  const std::string label =
+      std::string("interpolate_latents ") + (slerp ? "slerp" : "lerp") + " 9 keys, 8 steps " + name(dtype);
+  const auto forward = [&](size_t i) {
+    if (slerp) backend::slerp_weights(shape, z[i], weights[0]);
+    backend::interpolate_latents_forward(shape, z[i], slerp ? weights[0] : nullptr, y[i]);
+  };
+  const auto backward = [&](size_t i) {
+    if (!slerp) return backend::interpolate_latents_backward(shape, y[i], dz[i]);
+    backend::slerp_backward(shape, y[i], z[i], weights[0], dz[i]);
+  };
   forward(0);
   const std::vector<double> keys = z.values(0), all = y.values(0);
   expect(std::equal(keys.end() - shape.elements, keys.end(), all.end() - shape.elements), label.c_str());
-  report(label, key_bytes + frame_bytes, median_seconds(forward));
+  report(label + " forward", key_bytes + frame_bytes, median_seconds(forward));
+  forward(0), backward(0);  // gradients that are the frames: of the last key, a sum that begins with the key itself
+  const std::vector<double> gradient = dz.values(0);
+  expect(gradient.back() != 0, label.c_str());
+  report(label + " backward", (slerp ? 2 : 1) * key_bytes + frame_bytes, median_seconds(backward));
 }
 
 void bench_interpolate_instance_norm(DType dtype, bool channels_last) {
@@ -267,7 +280,7 @@ int main(int argc, char** argv) {
   bench_copy();
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     for (const bool channels_last : {false, true}) bench_instance_norm(dtype, channels_last);
-    bench_interpolate_latents(dtype);
+    for (const bool slerp : {false, true}) bench_interpolate_latents(dtype, slerp);
     for (const bool channels_last : {false, true}) bench_interpolate_instance_norm(dtype, channels_last);
     bench_frames_to_uint8(dtype);
     bench_softmax_critic_loss(dtype);

@@ -2,82 +2,156 @@
 // jdm_fast/ops/interpolate_latents.py.
 #include "kernels/interpolate_latents.h"
 
+#include <ATen/ops/empty_strided.h>
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <tuple>
+
 #include "bindings/common.h"
 
 namespace jdm_fast {
 namespace {
 
-// The coefficients as the kernels want them. They say how many keys and steps there are, and x must agree: its first
-// two sizes are B and either T ("latents") or (T-1)*n + 1 ("dy").
-at::Tensor checked_coefficients(const char* op, const char* name, const at::Tensor& x, const at::Tensor& coefficients,
-                                bool frames) {
-  const at::ScalarType expected = accumulator_type(x.scalar_type());
-  TORCH_CHECK_TYPE(coefficients.scalar_type() == expected, op, ": coefficients must be ", expected, ", got ",
-                   coefficients.scalar_type());
-  check_device(op, "coefficients", coefficients, x, name);
-  TORCH_CHECK_VALUE(coefficients.dim() == 4 && coefficients.size(2) >= 1 && coefficients.size(3) == 2, op,
-                    ": coefficients must be [B, T-1, n, 2] with n >= 1, got ", coefficients.sizes());
-  const int64_t gaps = coefficients.size(1), rows = frames ? gaps * coefficients.size(2) + 1 : gaps + 1;
-  TORCH_CHECK_VALUE(x.dim() >= 2 && x.size(0) == coefficients.size(0) && x.size(1) == rows, op, ": ", name,
-                    " must be [", coefficients.size(0), ", ", rows, ", ...] with coefficients ", coefficients.sizes(),
-                    ", got ", x.sizes());
-  return coefficients.contiguous();
-}
+constexpr char kForward[] = "interpolate_latents", kBackward[] = "interpolate_latents_backward";
 
-// [B, rows, ...] with the trailing sizes of `like`.
-at::Tensor empty_rows(const at::Tensor& like, int64_t rows) {
-  at::DimVector sizes(like.sizes());
-  sizes[1] = rows;
-  return at::empty(sizes, like.options());
-}
+// A tensor of latents or frames, [rows, C, h, w] or [B, rows, C, h, w], as the kernels read it: each latent's numbers
+// one after the other, in the order [C, h, w] or, channels last, [h, w, C].
+struct Rows {
+  at::Tensor tensor;
+  bool channels_last;
+  int64_t sequences, rows;
 
-// latents: [B, T, ...]. coefficients: [B, T-1, n, 2], accumulation type. Returns [B, (T-1)*n + 1, ...], contiguous.
-at::Tensor interpolate_latents(const at::Tensor& latents, const at::Tensor& coefficients) {
-  constexpr char kOp[] = "interpolate_latents";
-  const DType dtype = checked_dtype(kOp, "latents", latents);
-  const at::Tensor weights = checked_coefficients(kOp, "latents", latents, coefficients, /*frames=*/false);
-  const int64_t keys = latents.size(1), steps = weights.size(2);
+  Rows(const char* op, const char* name, const at::Tensor& given) {
+    checked_dtype(op, name, given);
+    const int64_t dims = given.dim();
+    TORCH_CHECK_VALUE(dims == 4 || dims == 5, op, ": ", name, " must be [T, C, h, w] or [B, T, C, h, w], got ",
+                      given.sizes());
+    sequences = dims == 5 ? given.size(0) : 1;
+    rows = given.size(dims - 4);
+    TORCH_CHECK_VALUE(rows >= 1, op, ": ", name, " must hold at least one ",
+                      std::string_view(name) == "z" ? "key latent" : "frame", " (T >= 1), got ", given.sizes());
+    channels_last = !given.is_contiguous() && given.movedim(-3, -1).is_contiguous();
+    tensor = channels_last ? given : given.contiguous();
+  }
 
-  const at::Tensor z = latents.contiguous();
-  at::Tensor y = empty_rows(z, (keys - 1) * steps + 1);
-  if (y.numel() == 0) return y;
-  const InterpolateLatentsShape shape{z.size(0), keys, steps, z.numel() / (z.size(0) * keys), dtype};
+  int64_t elements() const {
+    const int64_t count = sequences * rows;
+    return count == 0 ? 0 : tensor.numel() / count;
+  }
+
+  // Another number of rows in the same layout.
+  at::Tensor empty(int64_t count) const {
+    const int64_t dims = tensor.dim();
+    at::DimVector sizes(tensor.sizes()), strides(sizes.size());
+    sizes[dims - 4] = count;
+    at::DimVector from_last{dims - 1, dims - 2, dims - 3, dims - 4};
+    if (channels_last) from_last = {dims - 3, dims - 1, dims - 2, dims - 4};
+    if (dims == 5) from_last.push_back(0);
+    int64_t stride = 1;
+    for (const int64_t dim : from_last) {
+      strides[dim] = stride;
+      stride *= std::max<int64_t>(sizes[dim], 1);
+    }
+    return at::empty_strided(sizes, strides, tensor.options());
+  }
+};
+
+// z: [T, C, h, w] or [B, T, C, h, w]. Returns all (T-1)*n + 1 frames in the layout of z, and slerp's weights [B, T-1, n
+// + 1, 4] in the accumulation type, or [0] of lerp.
+std::tuple<at::Tensor, at::Tensor> interpolate_latents(const at::Tensor& z, int64_t n, std::string_view mode) {
+  const Rows keys(kForward, "z", z);
+  TORCH_CHECK_VALUE(n >= 1, kForward, ": n must be at least 1, got ", n);
+  TORCH_CHECK_VALUE(mode == "lerp" || mode == "slerp", kForward, ": mode must be one of lerp, slerp, got '", mode, "'");
+  const bool slerp = mode == "slerp";
+  const InterpolateLatentsShape shape{keys.sequences, keys.rows, n, keys.elements(), checked_dtype(kForward, "z", z)};
+  at::Tensor y = keys.empty((shape.keys - 1) * n + 1);
+  const at::TensorOptions sums = z.options().dtype(accumulator_type(z.scalar_type()));
+  at::Tensor weights = slerp ? at::empty({shape.sequences, shape.keys - 1, n + 1, 4}, sums) : at::empty({0}, sums);
+  if (y.numel() == 0) return {y, slerp ? weights.zero_() : weights};
+
+  const void* const in = keys.tensor.const_data_ptr();
+  void* const turns = slerp ? weights.mutable_data_ptr() : nullptr;
 #ifdef JDM_FAST_WITH_CUDA
   if (z.is_cuda()) {
     const CudaLaunch launch(z);
-    interpolate_latents_forward_cuda(shape, z.const_data_ptr(), weights.const_data_ptr(), y.mutable_data_ptr(),
-                                     launch.stream());
+    if (slerp) {
+      at::Tensor workspace = launch.workspace(slerp_weights_workspace_cuda(shape));
+      slerp_weights_cuda(shape, in, workspace.mutable_data_ptr(), turns, launch.stream());
+    }
+    interpolate_latents_forward_cuda(shape, in, turns, y.mutable_data_ptr(), launch.stream());
     launch.check();
-    return y;
+    return {y, weights};
   }
 #endif
-  interpolate_latents_forward_cpu(shape, z.const_data_ptr(), weights.const_data_ptr(), y.mutable_data_ptr(),
-                                  cpu_threads());
-  return y;
+  if (slerp) slerp_weights_cpu(shape, in, turns, cpu_threads());
+  interpolate_latents_forward_cpu(shape, in, turns, y.mutable_data_ptr(), cpu_threads());
+  return {y, weights};
 }
 
-// dy: [B, (T-1)*n + 1, ...]. coefficients: [B, T-1, n, 2], accumulation type. Returns [B, T, ...], contiguous.
-at::Tensor interpolate_latents_backward(const at::Tensor& dy, const at::Tensor& coefficients) {
-  constexpr char kOp[] = "interpolate_latents_backward";
-  const DType dtype = checked_dtype(kOp, "dy", dy);
-  const at::Tensor weights = checked_coefficients(kOp, "dy", dy, coefficients, /*frames=*/true);
-  const int64_t keys = weights.size(1) + 1;
-
-  const at::Tensor gradient = dy.contiguous();
-  at::Tensor dz = empty_rows(gradient, keys);
-  if (dz.numel() == 0) return dz;
-  const InterpolateLatentsShape shape{dz.size(0), keys, weights.size(2), dz.numel() / (dz.size(0) * keys), dtype};
+// dy: [(T-1)*n + 1, C, h, w] or [B, (T-1)*n + 1, C, h, w]. z and its weights for slerp, or None for lerp. Returns dz in
+// the layout of dy (lerp) or z (slerp).
+at::Tensor interpolate_latents_backward(const at::Tensor& dy, const std::optional<at::Tensor>& z,
+                                        const std::optional<at::Tensor>& weights, int64_t n) {
+  const Rows frames(kBackward, "dy", dy);
+  TORCH_CHECK_VALUE(n >= 1 && (frames.rows - 1) % n == 0, kBackward, ": dy must hold (T-1)*n + 1 frames with n = ", n,
+                    ", got ", dy.sizes());
+  TORCH_CHECK_VALUE(z.has_value() == weights.has_value(), kBackward, ": z and weights go together, for slerp; got one");
+  const InterpolateLatentsShape shape{frames.sequences, (frames.rows - 1) / n + 1, n, frames.elements(),
+                                      checked_dtype(kBackward, "dy", dy)};
+  if (!z.has_value()) {
+    at::Tensor dz = frames.empty(shape.keys);
+    if (dz.numel() == 0) return dz;
+    const void* const in = frames.tensor.const_data_ptr();
 #ifdef JDM_FAST_WITH_CUDA
-  if (dz.is_cuda()) {
-    const CudaLaunch launch(dz);
-    interpolate_latents_backward_cuda(shape, gradient.const_data_ptr(), weights.const_data_ptr(), dz.mutable_data_ptr(),
-                                      launch.stream());
+    if (dy.is_cuda()) {
+      const CudaLaunch launch(dy);
+      interpolate_latents_backward_cuda(shape, in, dz.mutable_data_ptr(), launch.stream());
+      launch.check();
+      return dz;
+    }
+#endif
+    interpolate_latents_backward_cpu(shape, in, dz.mutable_data_ptr(), cpu_threads());
+    return dz;
+  }
+
+  at::DimVector expected(dy.sizes());
+  expected[dy.dim() - 4] = shape.keys;
+  TORCH_CHECK_VALUE(z->sizes() == at::IntArrayRef(expected), kBackward, ": z must be ", at::IntArrayRef(expected),
+                    " with dy ", dy.sizes(), ", got ", z->sizes());
+  TORCH_CHECK_TYPE(z->scalar_type() == dy.scalar_type(), kBackward, ": z must be ", dy.scalar_type(), " like dy, got ",
+                   z->scalar_type());
+  check_device(kBackward, "z", *z, dy, "dy");
+  const at::ScalarType sums = accumulator_type(dy.scalar_type());
+  const at::DimVector rows{shape.sequences, shape.keys - 1, n + 1, 4};
+  TORCH_CHECK_VALUE(weights->sizes() == at::IntArrayRef(rows), kBackward, ": weights must be ", at::IntArrayRef(rows),
+                    ", got ", weights->sizes());
+  TORCH_CHECK_TYPE(weights->scalar_type() == sums, kBackward, ": weights must be ", sums, ", got ",
+                   weights->scalar_type());
+  check_device(kBackward, "weights", *weights, dy, "dy");
+
+  const Rows keys(kBackward, "z", *z);
+  at::Tensor dz = keys.empty(shape.keys);
+  if (dz.numel() == 0) return dz;
+  at::Tensor gradient = frames.tensor;  // in the layout of z
+  if (keys.channels_last != frames.channels_last) {
+    gradient = keys.empty(frames.rows);
+    gradient.copy_(dy);
+  }
+  const at::Tensor turns = weights->contiguous();
+#ifdef JDM_FAST_WITH_CUDA
+  if (dy.is_cuda()) {
+    const CudaLaunch launch(dy);
+    at::Tensor workspace = launch.workspace(slerp_backward_workspace_cuda(shape));
+    slerp_backward_cuda(shape, gradient.const_data_ptr(), keys.tensor.const_data_ptr(), turns.const_data_ptr(),
+                        workspace.mutable_data_ptr(), dz.mutable_data_ptr(), launch.stream());
     launch.check();
     return dz;
   }
 #endif
-  interpolate_latents_backward_cpu(shape, gradient.const_data_ptr(), weights.const_data_ptr(), dz.mutable_data_ptr(),
-                                   cpu_threads());
+  slerp_backward_cpu(shape, gradient.const_data_ptr(), keys.tensor.const_data_ptr(), turns.const_data_ptr(),
+                     dz.mutable_data_ptr(), cpu_threads());
   return dz;
 }
 

@@ -89,13 +89,31 @@ const char* emulation_interpolate_instance_norm(const jdm_fast::InterpolateInsta
 }
 
 const char* emulation_interpolate_latents_forward(const jdm_fast::InterpolateLatentsShape* shape, const void* z,
-                                                  const void* coefficients, void* y, void* stream) {
-  return guarded([&] { jdm_fast::interpolate_latents_forward_cuda(*shape, z, coefficients, y, stream); });
+                                                  const void* weights, void* y, void* stream) {
+  return guarded([&] { jdm_fast::interpolate_latents_forward_cuda(*shape, z, weights, y, stream); });
 }
 
 const char* emulation_interpolate_latents_backward(const jdm_fast::InterpolateLatentsShape* shape, const void* dy,
-                                                   const void* coefficients, void* dz, void* stream) {
-  return guarded([&] { jdm_fast::interpolate_latents_backward_cuda(*shape, dy, coefficients, dz, stream); });
+                                                   void* dz, void* stream) {
+  return guarded([&] { jdm_fast::interpolate_latents_backward_cuda(*shape, dy, dz, stream); });
+}
+
+int64_t emulation_slerp_weights_workspace(const jdm_fast::InterpolateLatentsShape* shape) {
+  return static_cast<int64_t>(jdm_fast::slerp_weights_workspace_cuda(*shape));
+}
+
+const char* emulation_slerp_weights(const jdm_fast::InterpolateLatentsShape* shape, const void* z, void* workspace,
+                                    void* weights, void* stream) {
+  return guarded([&] { jdm_fast::slerp_weights_cuda(*shape, z, workspace, weights, stream); });
+}
+
+int64_t emulation_slerp_backward_workspace(const jdm_fast::InterpolateLatentsShape* shape) {
+  return static_cast<int64_t>(jdm_fast::slerp_backward_workspace_cuda(*shape));
+}
+
+const char* emulation_slerp_backward(const jdm_fast::InterpolateLatentsShape* shape, const void* dy, const void* z,
+                                     const void* weights, void* workspace, void* dz, void* stream) {
+  return guarded([&] { jdm_fast::slerp_backward_cuda(*shape, dy, z, weights, workspace, dz, stream); });
 }
 
 const char* emulation_frames_to_uint8(const jdm_fast::FramesToUint8Shape* shape, const void* x, uint8_t* y,

@@ -20,22 +20,19 @@ InterpolateSizes make_sizes(const InterpolateLatentsShape& shape, int vector) {
   return {shape.keys, shape.steps, shape.elements, chunk, ceil_divide(shape.keys, chunk), blocks};
 }
 
-template <typename T, int kVector>
-void launch_forward(const InterpolateLatentsShape& shape, const T* z, const Accumulator<T>* coefficients, T* y,
-                    void* stream) {
-  const InterpolateSizes sizes = make_sizes(shape, kVector);
-  JDM_LAUNCH((interpolate_forward<T, kVector>), grid_size(shape.sequences * sizes.chunks * sizes.blocks),
-             kInterpolateThreads, 0, stream)
-  (z, coefficients, y, sizes);
+unsigned grid_of(const InterpolateLatentsShape& shape, const InterpolateSizes& sizes) {
+  return grid_size(shape.sequences * sizes.chunks * sizes.blocks);
 }
 
-template <typename T, int kVector>
-void launch_backward(const InterpolateLatentsShape& shape, const T* dy, const Accumulator<T>* coefficients, T* dz,
-                     void* stream) {
-  const InterpolateSizes sizes = make_sizes(shape, kVector);
-  JDM_LAUNCH((interpolate_backward<T, kVector>), grid_size(shape.sequences * sizes.chunks * sizes.blocks),
-             kInterpolateThreads, 0, stream)
-  (dy, coefficients, dz, sizes);
+// Upper limit of the pieces of a latent.
+int64_t most_pieces(const InterpolateLatentsShape& shape, int64_t step) {
+  return std::min(ceil_divide(shape.elements, step), ceil_divide(kEnoughBlocks, shape.sequences * shape.keys));
+}
+
+SlerpPieces make_pieces(const InterpolateLatentsShape& shape, int vector) {
+  const int64_t step = int64_t{kSlerpThreads} * vector;
+  const int64_t piece = ceil_divide(ceil_divide(shape.elements, step), most_pieces(shape, step)) * step;
+  return {shape.keys, shape.elements, piece, ceil_divide(shape.elements, piece)};
 }
 
 bool is_empty(const InterpolateLatentsShape& shape) {
@@ -43,12 +40,12 @@ bool is_empty(const InterpolateLatentsShape& shape) {
 }
 
 // Calls visit(T, vector width) with the element type and the widest vector that shape and pointers allow.
-template <typename Visitor>
-void visit(const InterpolateLatentsShape& shape, const void* a, const void* b, Visitor&& visitor) {
+template <typename Visitor, typename... Pointers>
+void visit(const InterpolateLatentsShape& shape, Visitor&& visitor, Pointers... pointers) {
   visit_dtype(shape.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (!std::is_same_v<T, double>) {  // double is for checking gradients, not for speed
-      if (shape.elements % kVectorElements<T> == 0 && vector_aligned(a, b)) {
+      if (shape.elements % kVectorElements<T> == 0 && vector_aligned(pointers...)) {
         return visitor(tag, std::integral_constant<int, kVectorElements<T>>());
       }
     }
@@ -56,28 +53,99 @@ void visit(const InterpolateLatentsShape& shape, const void* a, const void* b, V
   });
 }
 
+// Bytes in front of the partial results of slerp_backward: dz in the accumulation type, where that is another.
+size_t linear_bytes(const InterpolateLatentsShape& shape) {
+  if (dtype_size(shape.dtype) == accumulator_size(shape.dtype)) return 0;
+  const int64_t bytes = shape.sequences * shape.keys * shape.elements * accumulator_size(shape.dtype);
+  return static_cast<size_t>(ceil_divide(bytes, kVectorBytes) * kVectorBytes);
+}
+
+template <typename T, int kVector>
+void launch_slerp_backward(const InterpolateLatentsShape& shape, const T* dy, const T* z, const Accumulator<T>* weights,
+                           void* workspace, T* dz, void* stream) {
+  using A = Accumulator<T>;
+  const InterpolateSizes sizes = make_sizes(shape, kVector);
+  A* const partials = reinterpret_cast<A*>(static_cast<char*>(workspace) + linear_bytes(shape));
+  A* linear = static_cast<A*>(workspace);
+  if constexpr (std::is_same_v<T, A>) linear = dz;
+  JDM_LAUNCH((interpolate_backward<T, kVector, true>), grid_of(shape, sizes), kInterpolateThreads, 0, stream)
+  (dy, linear, SlerpGradient<T>{z, weights, partials}, sizes);
+  const int64_t blocks = ceil_divide(shape.elements, int64_t{kSlerpThreads} * kSlerpVectors * kVector);
+  JDM_LAUNCH((slerp_finish<T, kVector>), grid_size(shape.sequences * shape.keys * blocks), kSlerpThreads, 0, stream)
+  (linear, z, weights, partials, dz, SlerpFinishSizes{shape.keys, shape.steps, shape.elements, sizes.blocks, blocks});
+}
+
 }  // namespace
 }  // namespace cuda
 
-void interpolate_latents_forward_cuda(const InterpolateLatentsShape& shape, const void* z, const void* coefficients,
-                                      void* y, void* stream) {
+void interpolate_latents_forward_cuda(const InterpolateLatentsShape& shape, const void* z, const void* weights, void* y,
+                                      void* stream) {
   if (cuda::is_empty(shape)) return;
-  cuda::visit(shape, z, y, [&](auto tag, auto vector) {
+  const auto launch = [&](auto tag, auto vector) {
     using T = typename decltype(tag)::type;
-    cuda::launch_forward<T, decltype(vector)::value>(
-        shape, static_cast<const T*>(z), static_cast<const Accumulator<T>*>(coefficients), static_cast<T*>(y), stream);
-  });
+    constexpr int kVector = decltype(vector)::value;
+    const cuda::InterpolateSizes sizes = cuda::make_sizes(shape, kVector);
+    JDM_LAUNCH((cuda::interpolate_forward<T, kVector>), cuda::grid_of(shape, sizes), cuda::kInterpolateThreads, 0,
+               stream)
+    (static_cast<const T*>(z), static_cast<const Accumulator<T>*>(weights), static_cast<T*>(y), sizes);
+  };
+  cuda::visit(shape, launch, z, y);
 }
 
-void interpolate_latents_backward_cuda(const InterpolateLatentsShape& shape, const void* dy, const void* coefficients,
-                                       void* dz, void* stream) {
+void interpolate_latents_backward_cuda(const InterpolateLatentsShape& shape, const void* dy, void* dz, void* stream) {
   if (cuda::is_empty(shape)) return;
-  cuda::visit(shape, dy, dz, [&](auto tag, auto vector) {
+  const auto launch = [&](auto tag, auto vector) {
     using T = typename decltype(tag)::type;
-    cuda::launch_backward<T, decltype(vector)::value>(shape, static_cast<const T*>(dy),
-                                                      static_cast<const Accumulator<T>*>(coefficients),
-                                                      static_cast<T*>(dz), stream);
-  });
+    constexpr int kVector = decltype(vector)::value;
+    const cuda::InterpolateSizes sizes = cuda::make_sizes(shape, kVector);
+    JDM_LAUNCH((cuda::interpolate_backward<T, kVector, false>), cuda::grid_of(shape, sizes), cuda::kInterpolateThreads,
+               0, stream)
+    (static_cast<const T*>(dy), static_cast<T*>(dz), cuda::SlerpGradient<T>{}, sizes);
+  };
+  cuda::visit(shape, launch, dy, dz);
+}
+
+size_t slerp_weights_workspace_cuda(const InterpolateLatentsShape& shape) {
+  if (cuda::is_empty(shape)) return 0;
+  const int64_t pieces = cuda::most_pieces(shape, cuda::kSlerpThreads);  // of threads of one element: the most
+  return static_cast<size_t>(shape.sequences * shape.keys * pieces) * sizeof(cuda::Sums<double>);
+}
+
+void slerp_weights_cuda(const InterpolateLatentsShape& shape, const void* z, void* workspace, void* weights,
+                        void* stream) {
+  if (cuda::is_empty(shape) || shape.keys == 1) return;
+  auto* const partials = static_cast<cuda::Sums<double>*>(workspace);
+  const auto launch = [&](auto tag, auto vector) {
+    using T = typename decltype(tag)::type;
+    using A = Accumulator<T>;
+    constexpr int kVector = decltype(vector)::value;
+    const cuda::SlerpPieces sizes = cuda::make_pieces(shape, kVector);
+    JDM_LAUNCH((cuda::slerp_products<T, kVector>), cuda::grid_size(shape.sequences * shape.keys * sizes.pieces),
+               cuda::kSlerpThreads, 0, stream)
+    (static_cast<const T*>(z), partials, sizes);
+    JDM_LAUNCH((cuda::slerp_weights<A>), cuda::grid_size(shape.sequences * (shape.keys - 1)), cuda::kSlerpThreads, 0,
+               stream)
+    (partials, static_cast<A*>(weights), shape.keys, shape.steps, sizes.pieces);
+  };
+  cuda::visit(shape, launch, z);
+}
+
+size_t slerp_backward_workspace_cuda(const InterpolateLatentsShape& shape) {
+  if (cuda::is_empty(shape)) return 0;
+  const int64_t partials = shape.sequences * (shape.keys - 1) * cuda::make_sizes(shape, 1).blocks;
+  return cuda::linear_bytes(shape) + static_cast<size_t>(partials * accumulator_size(shape.dtype));
+}
+
+void slerp_backward_cuda(const InterpolateLatentsShape& shape, const void* dy, const void* z, const void* weights,
+                         void* workspace, void* dz, void* stream) {
+  if (cuda::is_empty(shape)) return;
+  const auto launch = [&](auto tag, auto vector) {
+    using T = typename decltype(tag)::type;
+    cuda::launch_slerp_backward<T, decltype(vector)::value>(shape, static_cast<const T*>(dy), static_cast<const T*>(z),
+                                                            static_cast<const Accumulator<T>*>(weights), workspace,
+                                                            static_cast<T*>(dz), stream);
+  };
+  cuda::visit(shape, launch, dy, z, dz);
 }
 
 }  // namespace jdm_fast

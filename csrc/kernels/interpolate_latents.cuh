@@ -1,9 +1,10 @@
 // Latents between key latents on the device. A thread has kVector neighbouring elements of a latent and walks along a
 // range of intervals of one sequence, so that inside the range every key latent (forward) or frame (backward) is read
-// once.
+// once. The kernels of slerp's angles are in cuda/slerp.cuh.
 #pragma once
 
 #include "cuda/device.cuh"
+#include "cuda/slerp.cuh"
 
 namespace jdm_fast::cuda {
 
@@ -34,12 +35,31 @@ struct InterpolateRange {
   }
 };
 
+// A frame's weights of the key before and the key after it.
+template <typename A>
+struct FrameWeights {
+  A before, after;
+
+  // `gap`: the rows of its gap, or nullptr for lerp, whose weights cost less to compute than to read.
+  __device__ __forceinline__ FrameWeights(const A* gap, int64_t k, int64_t steps) {
+    after = gap == nullptr ? static_cast<A>(k) / static_cast<A>(steps) : gap[k * kSlerpRow + 1];
+    before = gap == nullptr ? A(1) - after : gap[k * kSlerpRow];
+  }
+};
+
+// The rows of a gap, or nullptr.
+template <typename A>
+__device__ __forceinline__ const A* rows_of_gap(const A* weights, const InterpolateSizes& sizes, int64_t sequence,
+                                                int64_t gap) {
+  return weights == nullptr ? nullptr : weights + (sequence * (sizes.keys - 1) + gap) * (sizes.steps + 1) * kSlerpRow;
+}
+
 // Writes the frames from each key of the range up to, not including, the next key.
 template <typename T, int kVector>
 __global__ void __launch_bounds__(kInterpolateThreads)
-    interpolate_forward(const T* z,                          // [B, T, E]
-                        const Accumulator<T>* coefficients,  // [B, T-1, n, 2]
-                        T* y,                                // [B, (T-1)*n + 1, E]
+    interpolate_forward(const T* z,                     // [B, T, E]
+                        const Accumulator<T>* weights,  // [B, T-1, n + 1, 4] or nullptr
+                        T* y,                           // [B, (T-1)*n + 1, E]
                         InterpolateSizes sizes) {
   using A = Accumulator<T>;
   const InterpolateRange<kVector> range(sizes);
@@ -56,11 +76,11 @@ __global__ void __launch_bounds__(kInterpolateThreads)
     A from[kVector], to[kVector], value[kVector];
     unpack(begin, from);
     unpack(end, to);
-    const A* const weight = coefficients + (range.sequence * intervals + key) * sizes.steps * 2;
+    const A* const gap = rows_of_gap(weights, sizes, range.sequence, key);
     for (int64_t k = 1; k < sizes.steps; ++k) {
-      const A a = weight[2 * k], b = weight[2 * k + 1];
+      const FrameWeights<A> weight(gap, k, sizes.steps);
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) value[e] = a * from[e] + b * to[e];
+      for (int e = 0; e < kVector; ++e) value[e] = weight.before * from[e] + weight.after * to[e];
       frame += sizes.elements;
       store(frame, pack<T>(value));
     }
@@ -68,44 +88,81 @@ __global__ void __launch_bounds__(kInterpolateThreads)
   }
 }
 
+// What a slerp's backward pass has beyond that of lerp.
+template <typename T>
+struct SlerpGradient {
+  const T* z;                     // [B, T, E]
+  const Accumulator<T>* weights;  // [B, T-1, n + 1, 4]
+  Accumulator<T>* partials;       // [B, T-1, blocks of a latent]: what each block adds to <dy, dy/dw> of a gap
+};
+
 // dz of each key of the range, from the frames around it. The frames before the first key are read by its neighbour
-// too.
-template <typename T, int kVector>
+// too. With kSlerp, the part of dz that goes through the angles is left to slerp_finish, and dz is in the accumulation
+// type, so that it is rounded once.
+template <typename T, int kVector, bool kSlerp>
 __global__ void __launch_bounds__(kInterpolateThreads)
-    interpolate_backward(const T* dy,                         // [B, (T-1)*n + 1, E]
-                         const Accumulator<T>* coefficients,  // [B, T-1, n, 2]
-                         T* dz,                               // [B, T, E]
-                         InterpolateSizes sizes) {
+    interpolate_backward(const T* dy,                                        // [B, (T-1)*n + 1, E]
+                         std::conditional_t<kSlerp, Accumulator<T>, T>* dz,  // [B, T, E]
+                         SlerpGradient<T> slerp, InterpolateSizes sizes) {
   using A = Accumulator<T>;
   const InterpolateRange<kVector> range(sizes);
-  if (!range.active) return;
+  if (!kSlerp && !range.active) return;
   const int64_t intervals = sizes.keys - 1;
   const T* const frames = dy + range.sequence * (intervals * sizes.steps + 1) * sizes.elements + range.element;
-  T* const keys = dz + range.sequence * sizes.keys * sizes.elements + range.element;
+  const int64_t first_key = range.sequence * sizes.keys * sizes.elements + range.element;
   A before[kVector] = {};  // what the frames between the previous key and this one give to this one
   for (int64_t key = range.first == 0 ? 0 : range.first - 1; key < range.last; ++key) {
-    const T* frame = frames + key * sizes.steps * sizes.elements;
-    A own[kVector], after[kVector] = {};
-    unpack(load<kVector>(frame), own);  // the key's own frame is a copy
+    const bool owned = key >= range.first;
+    A dot = A(0);  // this thread's part of <dy, dy/dw>
+    if (range.active) {
+      const T* frame = frames + key * sizes.steps * sizes.elements;
+      A own[kVector], after[kVector] = {};
+      unpack(load<kVector>(frame), own);  // the key's own frame is a copy
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) own[e] += before[e];
-    if (key < intervals) {
-      const A* const weight = coefficients + (range.sequence * intervals + key) * sizes.steps * 2;
-      for (int64_t k = 1; k < sizes.steps; ++k) {
-        const A a = weight[2 * k], b = weight[2 * k + 1];
-        frame += sizes.elements;
-        A gradient[kVector];
-        unpack(load<kVector>(frame), gradient);
+      for (int e = 0; e < kVector; ++e) own[e] += before[e];
+      if (key < intervals) {
+        const A* const gap = kSlerp ? rows_of_gap(slerp.weights, sizes, range.sequence, key) : nullptr;
+        A from[kVector], to[kVector];
+        if constexpr (kSlerp) {
+          unpack(load<kVector>(slerp.z + first_key + key * sizes.elements), from);
+          unpack(load<kVector>(slerp.z + first_key + (key + 1) * sizes.elements), to);
+        }
+        for (int64_t k = 1; k < sizes.steps; ++k) {
+          const FrameWeights<A> weight(gap, k, sizes.steps);
+          frame += sizes.elements;
+          A gradient[kVector];
+          unpack(load<kVector>(frame), gradient);
 #pragma unroll
-        for (int e = 0; e < kVector; ++e) {
-          own[e] += a * gradient[e];
-          after[e] += b * gradient[e];
+          for (int e = 0; e < kVector; ++e) {
+            own[e] += weight.before * gradient[e];
+            after[e] += weight.after * gradient[e];
+          }
+          if constexpr (kSlerp) {
+            const A slope_before = gap[k * kSlerpRow + 2], slope_after = gap[k * kSlerpRow + 3];
+#pragma unroll
+            for (int e = 0; e < kVector; ++e) dot += gradient[e] * (slope_before * from[e] + slope_after * to[e]);
+          }
+        }
+      }
+      if (owned) {
+        auto* const target = dz + first_key + key * sizes.elements;
+        if constexpr (kSlerp) {
+          store_accumulators(target, own);
+        } else {
+          store(target, pack<T>(own));
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) before[e] = after[e];
+    }
+    if constexpr (kSlerp) {
+      if (owned && key < intervals) {  // the same for all threads of the block
+        dot = group_merge<kInterpolateThreads>(Sums<A>{dot, A(0)}).first;
+        if (threadIdx.x == 0) {
+          slerp.partials[(range.sequence * intervals + key) * sizes.blocks + blockIdx.x % sizes.blocks] = dot;
         }
       }
     }
-    if (key >= range.first) store(keys + key * sizes.elements, pack<T>(own));
-#pragma unroll
-    for (int e = 0; e < kVector; ++e) before[e] = after[e];
   }
 }
 

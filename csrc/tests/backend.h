@@ -132,14 +132,22 @@ inline void interpolate_instance_norm(const InterpolateInstanceNormShape& shape,
   interpolate_instance_norm_cuda(shape, args, workspace, multiprocessors(), nullptr);
   check_launch();
 }
-inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* coefficients,
+inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* weights,
                                         void* y) {
-  interpolate_latents_forward_cuda(shape, z, coefficients, y, nullptr);
+  interpolate_latents_forward_cuda(shape, z, weights, y, nullptr);
   check_launch();
 }
-inline void interpolate_latents_backward(const InterpolateLatentsShape& shape, const void* dy, const void* coefficients,
-                                         void* dz) {
-  interpolate_latents_backward_cuda(shape, dy, coefficients, dz, nullptr);
+inline void interpolate_latents_backward(const InterpolateLatentsShape& shape, const void* dy, void* dz) {
+  interpolate_latents_backward_cuda(shape, dy, dz, nullptr);
+  check_launch();
+}
+inline void slerp_weights(const InterpolateLatentsShape& shape, const void* z, void* weights) {
+  slerp_weights_cuda(shape, z, scratch(slerp_weights_workspace_cuda(shape)), weights, nullptr);
+  check_launch();
+}
+inline void slerp_backward(const InterpolateLatentsShape& shape, const void* dy, const void* z, const void* weights,
+                           void* dz) {
+  slerp_backward_cuda(shape, dy, z, weights, scratch(slerp_backward_workspace_cuda(shape)), dz, nullptr);
   check_launch();
 }
 inline void frames_to_uint8(const FramesToUint8Shape& shape, const void* x, uint8_t* y) {
@@ -164,13 +172,19 @@ inline void interpolate_instance_norm(const InterpolateInstanceNormShape& shape,
                                       const InterpolateInstanceNormArgs& args) {
   interpolate_instance_norm_cpu(shape, args, num_threads());
 }
-inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* coefficients,
+inline void interpolate_latents_forward(const InterpolateLatentsShape& shape, const void* z, const void* weights,
                                         void* y) {
-  interpolate_latents_forward_cpu(shape, z, coefficients, y, num_threads());
+  interpolate_latents_forward_cpu(shape, z, weights, y, num_threads());
 }
-inline void interpolate_latents_backward(const InterpolateLatentsShape& shape, const void* dy, const void* coefficients,
-                                         void* dz) {
-  interpolate_latents_backward_cpu(shape, dy, coefficients, dz, num_threads());
+inline void interpolate_latents_backward(const InterpolateLatentsShape& shape, const void* dy, void* dz) {
+  interpolate_latents_backward_cpu(shape, dy, dz, num_threads());
+}
+inline void slerp_weights(const InterpolateLatentsShape& shape, const void* z, void* weights) {
+  slerp_weights_cpu(shape, z, weights, num_threads());
+}
+inline void slerp_backward(const InterpolateLatentsShape& shape, const void* dy, const void* z, const void* weights,
+                           void* dz) {
+  slerp_backward_cpu(shape, dy, z, weights, dz, num_threads());
 }
 inline void frames_to_uint8(const FramesToUint8Shape& shape, const void* x, uint8_t* y) {
   frames_to_uint8_cpu(shape, x, y, num_threads());

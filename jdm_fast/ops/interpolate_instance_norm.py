@@ -73,10 +73,14 @@ def interpolate_instance_norm(
     """
     _check_key_maps(u)
     places = _checked_positions(positions, u)
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and _needs_gradient(u, weight, bias)):
         return _op(u, places, weight, bias, activation, negative_slope, eps)
     with _library.below_autograd():
         return _op(u, places, weight, bias, activation, negative_slope, eps)
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 # ---- checks; csrc/bindings/interpolate_instance_norm.cpp makes those of `_check` too

@@ -59,7 +59,12 @@ def softmax_critic_loss(logits: Tensor, source: Tensor, num_sources: int) -> tup
         # dlogits, about 1 / number of patches, would be lost in float16 before the backward pass can scale it up again.
         logits = logits.float()
     needs_grad = torch.is_grad_enabled() and logits.requires_grad
-    return _op(logits, source, num_sources, needs_grad)[:3]
+    if torch.compiler.is_compiling():
+        return _op(logits, source, num_sources, needs_grad)[:3]
+    if needs_grad:
+        return _EagerSoftmaxCriticLoss.apply(logits, source, num_sources)
+    with _library.below_autograd():
+        return _op(logits, source, num_sources, False)[:3]
 
 
 # ---- checks shared by the fake and the reference; csrc/bindings/softmax_critic_loss.cpp makes the same ones
@@ -160,13 +165,46 @@ def _derivative(
     if d_loss is not None or d_source_loss is not None:
         if not ctx.needs_grad:
             raise RuntimeError("softmax_critic_loss: the gradient was not computed; pass needs_grad=True to the op")
-        scale = d_loss if d_source_loss is None else d_source_loss[source].view(-1, 1, 1, 1)
-        if d_loss is not None and d_source_loss is not None:
-            scale = scale + d_loss
-        terms.append((dlogits * scale).to(logits.dtype))
+        terms.append(_scaled(dlogits, source, d_loss, d_source_loss))
     if u is not None and ctx.needs_grad:
         terms.append(_hessian_product(logits, source, ctx.num_sources, u))
     return sum(terms[1:], terms[0]) if terms else None, None, None, None
+
+
+def _scaled(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> Tensor:
+    """``dlogits * (d_loss + d_source_loss[source])``, at least one of which is given, in the dtype of dlogits."""
+    scale = d_loss if d_source_loss is None else d_source_loss[source].view(-1, 1, 1, 1)
+    if d_loss is not None and d_source_loss is not None:
+        scale = scale + d_loss
+    return (dlogits * scale).to(dlogits.dtype)
+
+
+class _EagerSoftmaxCriticLoss(torch.autograd.Function):
+    """The op with its derivative, called without the dispatcher's detour through torch.library's Python autograd.
+
+    Here dlogits is no output. Where a second derivative is asked for, the registered op gives it once more, as one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, source: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
+        with _library.below_autograd():
+            loss, source_loss, accuracy, dlogits = _op(logits, source, num_sources, True)
+        ctx.num_sources = num_sources
+        ctx.save_for_backward(logits, source, dlogits)
+        ctx.mark_non_differentiable(accuracy)
+        ctx.set_materialize_grads(False)
+        return loss, source_loss, accuracy
+
+    @staticmethod
+    def backward(
+        ctx: Any, d_loss: Tensor | None, d_source_loss: Tensor | None, _: None
+    ) -> tuple[Tensor | None, None, None]:
+        if d_loss is None and d_source_loss is None:
+            return None, None, None
+        logits, source, dlogits = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            dlogits = _op(logits, source, ctx.num_sources, True)[3]
+        return _scaled(dlogits, source, d_loss, d_source_loss), None, None
 
 
 def _hessian_product(logits: Tensor, source: Tensor, num_sources: int, u: Tensor) -> Tensor:

@@ -220,7 +220,13 @@ class EmulatedGpu:
     def __init__(self, library: Path) -> None:
         self.path = library
         self.library = ctypes.CDLL(str(library))
-        for name in ("instance_norm", "interpolate_instance_norm", "softmax_critic_loss"):
+        for name in (
+            "instance_norm",
+            "interpolate_instance_norm",
+            "slerp_weights",
+            "slerp_backward",
+            "softmax_critic_loss",
+        ):
             getattr(self.library, f"emulation_{name}_workspace").restype = ctypes.c_int64
         self.library.emulation_take_launches.restype = ctypes.c_char_p
         #: Kernels of the last call with their template arguments, e.g. ``planes_forward<float, 4, false>``.
@@ -374,26 +380,44 @@ class EmulatedGpu:
             guarded.check()
         return from_memory_order(y.tensor, channels_last)
 
-    def interpolate_latents(self, z: Tensor, coefficients: Tensor, n: int, offset: int = 0) -> Tensor:
-        """z [B, T, E], coefficients [B, T-1, n, 2] -> [B, (T-1)*n + 1, E]."""
+    def interpolate_latents(self, z: Tensor, weights: Tensor | None, n: int, offset: int = 0) -> Tensor:
+        """z [B, T, E], weights [B, T-1, n + 1, 4] or None for lerp -> [B, (T-1)*n + 1, E]."""
         batch, keys, elements = z.shape
         shape = InterpolateShape(batch, keys, n, elements, DTYPES.index(z.dtype))
         y = Guarded((batch, (keys - 1) * n + 1, elements), z.dtype, offset)
-        inputs = Guarded.of(z, offset), Guarded.of(coefficients)
+        inputs = Guarded.of(z, offset), None if weights is None else Guarded.of(weights)
         self._call("interpolate_latents_forward", ctypes.byref(shape), *map(pointer, inputs), y.pointer)
         y.check()
         return y.tensor
 
-    def interpolate_latents_backward(
-        self, dy: Tensor, coefficients: Tensor, n: int, keys: int, offset: int = 0
-    ) -> Tensor:
-        """dy [B, (T-1)*n + 1, E] -> dz [B, T, E]."""
+    def interpolate_latents_backward(self, dy: Tensor, n: int, keys: int, offset: int = 0) -> Tensor:
+        """dz [B, T, E] of a lerp from dy [B, (T-1)*n + 1, E]."""
         batch, _, elements = dy.shape
         shape = InterpolateShape(batch, keys, n, elements, DTYPES.index(dy.dtype))
-        dz = Guarded((batch, keys, elements), dy.dtype, offset)
-        inputs = Guarded.of(dy, offset), Guarded.of(coefficients)
-        self._call("interpolate_latents_backward", ctypes.byref(shape), *map(pointer, inputs), dz.pointer)
+        dz, gradient = Guarded((batch, keys, elements), dy.dtype, offset), Guarded.of(dy, offset)
+        self._call("interpolate_latents_backward", ctypes.byref(shape), gradient.pointer, dz.pointer)
         dz.check()
+        return dz.tensor
+
+    def slerp_weights(self, z: Tensor, n: int, offset: int = 0) -> Tensor:
+        """[B, T-1, n + 1, 4] of z [B, T, E]."""
+        batch, keys, elements = z.shape
+        shape = InterpolateShape(batch, keys, n, elements, DTYPES.index(z.dtype))
+        weights = Guarded((batch, keys - 1, n + 1, 4), accumulation_dtype(z.dtype))
+        workspace, stored = self._workspace("slerp_weights", ctypes.byref(shape)), Guarded.of(z, offset)
+        self._call("slerp_weights", ctypes.byref(shape), stored.pointer, workspace.pointer, weights.pointer)
+        weights.check(), workspace.check()
+        return weights.tensor
+
+    def slerp_backward(self, dy: Tensor, z: Tensor, weights: Tensor, offset: int = 0) -> Tensor:
+        """dz [B, T, E] of a slerp from dy [B, (T-1)*n + 1, E]."""
+        batch, keys, elements = z.shape
+        shape = InterpolateShape(batch, keys, weights.shape[2] - 1, elements, DTYPES.index(z.dtype))
+        dz = Guarded(z.shape, z.dtype, offset)
+        inputs = Guarded.of(dy, offset), Guarded.of(z, offset), Guarded.of(weights)
+        workspace = self._workspace("slerp_backward", ctypes.byref(shape))
+        self._call("slerp_backward", ctypes.byref(shape), *map(pointer, inputs), workspace.pointer, dz.pointer)
+        dz.check(), workspace.check()
         return dz.tensor
 
     def frames_to_uint8(

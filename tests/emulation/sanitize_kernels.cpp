@@ -120,16 +120,21 @@ void between(const InterpolateInstanceNormShape& shape, int multiprocessors, int
 }
 
 void interpolate(const InterpolateLatentsShape& shape, int shift) {
-  const int64_t frames = (shape.keys - 1) * shape.steps + 1;
-  Memory z(shape.sequences * shape.keys * shape.elements, shape.dtype, shift);
-  Memory y(shape.sequences * frames * shape.elements, shape.dtype, shift);
-  Memory dz(shape.sequences * shape.keys * shape.elements, shape.dtype, shift);
-  Memory coefficients(shape.sequences * (shape.keys - 1) * shape.steps * 2, accumulator(shape.dtype));
-  z.fill(), coefficients.fill();
-  interpolate_latents_forward_cuda(shape, z.data(), coefficients.data(), y.data(), nullptr);
+  const int64_t frames = (shape.keys - 1) * shape.steps + 1,
+                key_elements = shape.sequences * shape.keys * shape.elements;
+  Memory z(key_elements, shape.dtype, shift), y(shape.sequences * frames * shape.elements, shape.dtype, shift);
+  Memory dz(key_elements, shape.dtype, shift), slerp_dz(key_elements, shape.dtype, shift);
+  Memory weights(shape.sequences * (shape.keys - 1) * (shape.steps + 1) * 4, accumulator(shape.dtype));
+  z.fill();
+  const Workspace sums(slerp_weights_workspace_cuda(shape)), partials(slerp_backward_workspace_cuda(shape));
+  slerp_weights_cuda(shape, z.data(), sums.memory.get(), weights.data(), nullptr);
+  weights.check("weights");
+  interpolate_latents_forward_cuda(shape, z.data(), weights.data(), y.data(), nullptr);
   y.check("frames");
-  interpolate_latents_backward_cuda(shape, y.data(), coefficients.data(), dz.data(), nullptr);
+  interpolate_latents_backward_cuda(shape, y.data(), dz.data(), nullptr);
   dz.check("dz");
+  slerp_backward_cuda(shape, y.data(), z.data(), weights.data(), partials.memory.get(), slerp_dz.data(), nullptr);
+  slerp_dz.check("dz of slerp");
 }
 
 void frames(const FramesToUint8Shape& shape, int shift) {
