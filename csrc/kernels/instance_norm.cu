@@ -79,19 +79,13 @@ bool launch_cluster(const NormForward<T>& args, int64_t batch, const ClusterPlan
 }
 
 template <typename T>
-void launch_pipeline(const NormForward<T>& args, const PipelinePlan& plan, bool channels_last, bool streaming,
+void launch_pipeline(const NormForward<T>& args, const PipelinePlan& plan, bool streaming, int multiprocessors,
                      void* workspace, void* stream) {
   const PipelineMemory<Moments<Accumulator<T>>> memory(workspace, plan, args.channels);
-  const unsigned grid = grid_size(plan.blocks);
-  constexpr LaunchOptions kOverlap{1, true};
   JDM_LAUNCH((zero_pipeline_state<unsigned>), 1, kZeroThreads, 0, stream)(memory.state.ticket, memory.state_words);
-  if (channels_last) {
-    JDM_LAUNCH_WITH((channels_forward_pipeline<T>), kOverlap, grid, kTileThreads, 0, stream)
-    (args, memory.partials, pipeline_layout(plan, streaming), memory.state);
-  } else {
-    JDM_LAUNCH_WITH((planes_forward_pipeline<T, kVectorElements<T>>), kOverlap, grid, kStreamThreads, 0, stream)
-    (args, memory.partials, plan.splits, plan.chunk, pipeline_units(plan), memory.state);
-  }
+  JDM_LAUNCH_WITH((channels_forward_pipeline<T>), (LaunchOptions{1, true}), pipeline_grid(plan, multiprocessors),
+                  kTileThreads, 0, stream)
+  (args, memory.partials, pipeline_layout(plan, streaming), memory.state);
 }
 
 template <typename T>
@@ -112,7 +106,7 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
           if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
         }
         if (const PipelinePlan pipeline = pipeline_plan(shape, /*backward=*/false, device, wish); pipeline.units > 0) {
-          return launch_pipeline(args, pipeline, /*channels_last=*/true, plan.streaming, workspace, stream);
+          return launch_pipeline(args, pipeline, plan.streaming, device.multiprocessors, workspace, stream);
         }
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,
                                            stream);
@@ -123,10 +117,6 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
   const int64_t planes = shape.batch * shape.channels;
   if constexpr (kVectorised) {
     if (lie_alike(args.x, args.y) && lie_alike(args.x, args.residual)) {
-      if (const PipelinePlan pipeline = pipeline_plan(shape, /*backward=*/false, device, instance_norm_override_cuda());
-          pipeline.units > 0) {
-        return launch_pipeline(args, pipeline, /*channels_last=*/false, /*streaming=*/true, workspace, stream);
-      }
       if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
       const int64_t vectors = shape.pixels / kVector;
       if (vectors <= 32 * 4) return launch_resident<T, 32, 4>(args, planes, stream);
@@ -159,9 +149,8 @@ std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backwar
   if (wish.path == InstanceNormOverride::Path::kCluster) return "";
   const cuda::PipelinePlan pipeline = cuda::pipeline_plan(shape, backward, device, wish);
   if (pipeline.units > 0) {
-    return "pipeline of " + text(pipeline.units) + " x " + text(pipeline.chunk) + " pixels" +
-           (shape.channels_last ? ", rows of " + text(cuda::kVectorBytes << pipeline.lanes_log2) + " B" : "") +
-           ", lag " + text(pipeline.lag);
+    return "pipeline of " + text(pipeline.units) + " x " + text(pipeline.chunk) + " pixels, rows of " +
+           text(cuda::kVectorBytes << pipeline.lanes_log2) + " B, lag " + text(pipeline.lag);
   }
   if (wish.path == InstanceNormOverride::Path::kPipeline) return "";
   const cuda::NormPlan plan = cuda::norm_plan(shape, backward, device);

@@ -87,19 +87,13 @@ bool launch_cluster(const NormBackward<T>& args, int64_t batch, const ClusterPla
 }
 
 template <typename T>
-void launch_pipeline(const NormBackward<T>& args, const PipelinePlan& plan, bool channels_last, bool streaming,
+void launch_pipeline(const NormBackward<T>& args, const PipelinePlan& plan, bool streaming, int multiprocessors,
                      void* workspace, void* stream) {
   const PipelineMemory<Sums<Accumulator<T>>> memory(workspace, plan, args.channels);
-  const unsigned grid = grid_size(plan.blocks);
-  constexpr LaunchOptions kOverlap{1, true};
   JDM_LAUNCH((zero_pipeline_state<unsigned>), 1, kZeroThreads, 0, stream)(memory.state.ticket, memory.state_words);
-  if (channels_last) {
-    JDM_LAUNCH_WITH((channels_backward_pipeline<T>), kOverlap, grid, kTileThreads, 0, stream)
-    (args, memory.partials, pipeline_layout(plan, streaming), memory.state);
-  } else {
-    JDM_LAUNCH_WITH((planes_backward_pipeline<T, kVectorElements<T>>), kOverlap, grid, kStreamThreads, 0, stream)
-    (args, memory.partials, plan.splits, plan.chunk, pipeline_units(plan), memory.state);
-  }
+  JDM_LAUNCH_WITH((channels_backward_pipeline<T>), (LaunchOptions{1, true}), pipeline_grid(plan, multiprocessors),
+                  kTileThreads, 0, stream)
+  (args, memory.partials, pipeline_layout(plan, streaming), memory.state);
 }
 
 template <typename T>
@@ -120,7 +114,7 @@ void launch_backward(const InstanceNormShape& shape, const Device& device, const
           if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
         }
         if (const PipelinePlan pipeline = pipeline_plan(shape, /*backward=*/true, device, wish); pipeline.units > 0) {
-          return launch_pipeline(args, pipeline, /*channels_last=*/true, plan.streaming, workspace, stream);
+          return launch_pipeline(args, pipeline, plan.streaming, device.multiprocessors, workspace, stream);
         }
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,
                                            stream);
@@ -131,10 +125,6 @@ void launch_backward(const InstanceNormShape& shape, const Device& device, const
   const int64_t planes = shape.batch * shape.channels;
   if constexpr (kVectorised) {
     if (lie_alike(args.x, args.dy) && lie_alike(args.x, args.dx)) {
-      if (const PipelinePlan pipeline = pipeline_plan(shape, /*backward=*/true, device, instance_norm_override_cuda());
-          pipeline.units > 0) {
-        return launch_pipeline(args, pipeline, /*channels_last=*/false, /*streaming=*/true, workspace, stream);
-      }
       if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
       const int64_t vectors = shape.pixels / kVector;
       if (vectors <= 32 * 4) return launch_resident<T, 32, 4>(args, planes, stream);

@@ -14,7 +14,6 @@
 #include "instance_norm_cluster.cuh"
 #include "instance_norm_pipeline.cuh"
 #include "instance_norm_planes.cuh"
-#include "instance_norm_planes_pipeline.cuh"
 
 namespace jdm_fast::cuda {
 
@@ -51,9 +50,8 @@ struct PipelinePlan {
   int lanes_log2 = 0;
   int64_t chunk = 0;  // pixels of a unit
   int64_t lag = 0;
-  int64_t blocks = 0;       // of the launch
-  int tiles_of_sample = 0;  // or planes
-  int64_t tiles = 0;        // of all samples
+  int tiles_of_sample = 0;
+  int64_t tiles = 0;  // of all samples
 };
 
 // Blocks an H200 multiprocessor holds of the streaming kernels of planes at once (256 threads, 64 registers), about.
@@ -201,12 +199,6 @@ inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, c
   return best;
 }
 
-// Whether a block holds a plane in its registers.
-inline bool is_resident(const InstanceNormShape& shape, bool backward) {
-  const int64_t vectors = shape.pixels / (kVectorBytes / dtype_size(shape.dtype));
-  return shape.dtype != DType::kFloat64 && vectors <= (backward ? kResidentVectorsBackward : kResidentVectorsForward);
-}
-
 // Units as small as one batch of loads of every thread, so that the window of what has been summed and not yet applied
 // is small too: every block has one unit under way, and as many again lie between.
 inline PipelinePlan pipeline_plan(const InstanceNormShape& shape, bool backward, const Device& device,
@@ -214,28 +206,18 @@ inline PipelinePlan pipeline_plan(const InstanceNormShape& shape, bool backward,
   using Path = InstanceNormOverride::Path;
   const int vector = channels_vector(shape);
   PipelinePlan plan;
-  if (shape.channels_last ? vector == 1 : shape.dtype == DType::kFloat64) return plan;
-  if (wish.path != Path::kPipeline) {
-    if (wish.path != Path::kPlan || !is_streaming(shape, backward, device)) return plan;
-    if (!shape.channels_last && is_resident(shape, backward)) return plan;
-  }
-  int64_t blocks = int64_t{kTileBlocksPerMultiprocessor} * device.multiprocessors;
-  int64_t rows = kStreamThreads * (kVectorBytes / dtype_size(shape.dtype));  // pixels of one load of every thread
-  plan.tiles_of_sample = static_cast<int>(shape.channels);
-  if (shape.channels_last) {
-    plan.lanes_log2 = widest_tile(shape, vector);
-    rows = kTileThreads >> plan.lanes_log2;
-    plan.tiles_of_sample = static_cast<int>(tiles_of(shape, vector, plan.lanes_log2));
-  } else {
-    blocks = int64_t{kBlocksPerMultiprocessor} * device.multiprocessors;
-  }
+  if (!shape.channels_last || vector == 1) return plan;
+  if (wish.path != Path::kPipeline && (wish.path != Path::kPlan || !is_streaming(shape, backward, device))) return plan;
+  plan.lanes_log2 = widest_tile(shape, vector);
+  const int64_t rows = kTileThreads >> plan.lanes_log2;
   plan.chunk = ceil_divide(wish.rows > 0 ? wish.rows : kPipelinePasses * rows, rows) * rows;
   const int64_t splits = ceil_divide(shape.pixels, plan.chunk);
+  plan.tiles_of_sample = static_cast<int>(tiles_of(shape, vector, plan.lanes_log2));
   plan.tiles = shape.batch * plan.tiles_of_sample;
   if (splits > kMaxPipelineSplits || plan.tiles * splits > kMaxPipelineUnits) return plan;
   plan.splits = static_cast<int>(splits);
   plan.units = plan.tiles * splits;
-  plan.blocks = std::min(2 * plan.units, blocks);
+  const int64_t blocks = int64_t{kTileBlocksPerMultiprocessor} * device.multiprocessors;
   plan.lag = std::min(plan.units, splits + (wish.lag > 0 ? wish.lag : kPipelineLag * blocks));
   return plan;
 }
@@ -244,7 +226,7 @@ inline int64_t pipeline_state_bytes(const PipelinePlan& plan) {
   return (1 + 2 * plan.tiles) * static_cast<int64_t>(sizeof(unsigned));
 }
 
-// Where the parts of a workspace lie: results of all parts, [N, splits, C] or [N, C, splits], then what begins as zero.
+// Where the parts of a workspace lie: results of all parts, [N, splits, C], then what begins as zero.
 template <typename Value>
 struct PipelineMemory {
   Value* partials;
@@ -260,21 +242,23 @@ struct PipelineMemory {
   }
 };
 
-inline PipelineUnits pipeline_units(const PipelinePlan& plan) {
-  return {static_cast<unsigned>(plan.units), static_cast<unsigned>(plan.lag)};
+inline unsigned pipeline_grid(const PipelinePlan& plan, int multiprocessors) {
+  return grid_size(std::min(2 * plan.units, int64_t{kTileBlocksPerMultiprocessor} * multiprocessors));
 }
 
 inline PipelineLayout pipeline_layout(const PipelinePlan& plan, bool streaming) {
   PipelineLayout layout;
   static_cast<TileLayout&>(layout) = {plan.lanes_log2, plan.tiles_of_sample, plan.splits, plan.chunk, 0, streaming};
-  layout.order = pipeline_units(plan);
+  layout.units = static_cast<unsigned>(plan.units);
+  layout.lag = static_cast<unsigned>(plan.lag);
   return layout;
 }
 
 // For a shape that is not empty: what is done where clusters are not.
 inline NormPlan norm_plan(const InstanceNormShape& shape, bool backward, const Device& device) {
   if (shape.channels_last) return split_tiles(shape, backward, device, instance_norm_override_cuda());
-  if (is_resident(shape, backward)) {
+  const int64_t vectors = shape.pixels / (kVectorBytes / dtype_size(shape.dtype));
+  if (shape.dtype != DType::kFloat64 && vectors <= (backward ? kResidentVectorsBackward : kResidentVectorsForward)) {
     NormPlan plan;
     plan.resident = true;
     plan.chunk = shape.pixels;
