@@ -97,13 +97,12 @@ struct NormBuffers {
 
 inline std::vector<InstanceNormOverride> norm_paths(int64_t batch) {
   using Path = InstanceNormOverride::Path;
-  std::vector<InstanceNormOverride> paths{{}, {Path::kTwoKernels}};
-  for (const int lanes : {8, 4}) {
-    paths.push_back({Path::kTwoKernels, lanes, 0, batch, true});
+  std::vector<InstanceNormOverride> paths{{}, {Path::kTwoKernels}, {Path::kTwoKernels, 0, 0, 0, false}};
+  for (const int lanes : {8, 4, 2}) {
+    for (const int64_t group : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{4}, batch}) {
+      paths.push_back({Path::kTwoKernels, lanes, 0, group, true});
+    }
     for (const int cluster : {4, 8, 16}) paths.push_back({Path::kCluster, lanes, cluster});
-  }
-  for (const int64_t rows : {128, 256, 512}) {
-    for (const int64_t lag : {64, 128, 264, 528}) paths.push_back({Path::kPipeline, 0, 0, 0, true, rows, lag});
   }
   return paths;
 }

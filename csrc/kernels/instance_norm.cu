@@ -79,16 +79,6 @@ bool launch_cluster(const NormForward<T>& args, int64_t batch, const ClusterPlan
 }
 
 template <typename T>
-void launch_pipeline(const NormForward<T>& args, const PipelinePlan& plan, bool streaming, int multiprocessors,
-                     void* workspace, void* stream) {
-  const PipelineMemory<Moments<Accumulator<T>>> memory(workspace, plan, args.channels);
-  JDM_LAUNCH((zero_pipeline_state<unsigned>), 1, kZeroThreads, 0, stream)(memory.state.ticket, memory.state_words);
-  JDM_LAUNCH_WITH((channels_forward_pipeline<T>), (LaunchOptions{1, true}), pipeline_grid(plan, multiprocessors),
-                  kTileThreads, 0, stream)
-  (args, memory.partials, pipeline_layout(plan, streaming), memory.state);
-}
-
-template <typename T>
 void launch_forward(const InstanceNormShape& shape, const Device& device, const NormForward<T>& args, void* workspace,
                     void* stream) {
   constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
@@ -104,9 +94,6 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
         if (cluster.blocks > 0) {
           if (launch_cluster(args, shape.batch, cluster, tiles, stream)) return;
           if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
-        }
-        if (const PipelinePlan pipeline = pipeline_plan(shape, /*backward=*/false, device, wish); pipeline.units > 0) {
-          return launch_pipeline(args, pipeline, plan.streaming, device.multiprocessors, workspace, stream);
         }
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,
                                            stream);
@@ -147,12 +134,6 @@ std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backwar
            " KiB, rows of " + text(cuda::kVectorBytes << cluster.lanes_log2) + " B";
   }
   if (wish.path == InstanceNormOverride::Path::kCluster) return "";
-  const cuda::PipelinePlan pipeline = cuda::pipeline_plan(shape, backward, device, wish);
-  if (pipeline.units > 0) {
-    return "pipeline of " + text(pipeline.units) + " x " + text(pipeline.chunk) + " pixels, rows of " +
-           text(cuda::kVectorBytes << pipeline.lanes_log2) + " B, lag " + text(pipeline.lag);
-  }
-  if (wish.path == InstanceNormOverride::Path::kPipeline) return "";
   const cuda::NormPlan plan = cuda::norm_plan(shape, backward, device);
   if (plan.resident) return "resident planes";
   if (!shape.channels_last) return "planes in " + text(plan.splits);
@@ -163,16 +144,10 @@ std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backwar
 
 size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors) {
   if (cuda::is_empty(shape)) return 0;
-  const cuda::Device device = cuda::current_device(multiprocessors);
-  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, device);
-  const cuda::PipelinePlan pipeline = cuda::pipeline_plan(shape, backward, device, instance_norm_override_cuda());
-  const int64_t result = (backward ? 2 : 3) * accumulator_size(shape.dtype);  // Sums, Moments
-  const int64_t planes = shape.batch * shape.channels;
-  // Which of the two it is depends on the pointers as well.
-  const int64_t two_kernels = plan.splits == 1 ? 0 : planes * plan.splits * result;
-  const int64_t one =
-      pipeline.units == 0 ? 0 : planes * pipeline.splits * result + cuda::pipeline_state_bytes(pipeline);
-  return static_cast<size_t>(std::max(two_kernels, one));
+  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, cuda::current_device(multiprocessors));
+  if (plan.splits == 1) return 0;
+  const int64_t numbers = backward ? 2 : 3;  // Sums, Moments
+  return static_cast<size_t>(shape.batch * shape.channels * plan.splits * numbers * accumulator_size(shape.dtype));
 }
 
 void instance_norm_forward_cuda(const InstanceNormShape& shape, const InstanceNormForward& args, void* workspace,

@@ -63,14 +63,12 @@ size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backwar
 // What measurements and tests may ask of the CUDA launchers instead of the plan's choice (cuda/instance_norm_plan.h),
 // for channels_last shapes whose channels are whole vectors. One a process; not for use while other threads launch.
 struct InstanceNormOverride {
-  enum class Path : int { kPlan, kTwoKernels, kCluster, kPipeline };
+  enum class Path : int { kPlan, kTwoKernels, kCluster };
   Path path = Path::kPlan;
   int lanes = 0;         // 16-byte vectors side by side in a tile, 2, 4 or 8; 0: the plan's
   int cluster = 0;       // kCluster: blocks of a cluster, 1 to 16, a power of two; 0: the plan's
   int64_t group = 0;     // kTwoKernels: samples of a pair of launches; 0: the plan's
   bool overlap = true;   // kTwoKernels: let the second kernel begin before the first has ended
-  int64_t rows = 0;      // kPipeline: pixels of a unit; 0: the plan's
-  int64_t lag = 0;       // kPipeline: units between the two turns of one; 0: the plan's
   bool refused = false;  // set by a launch when kCluster was asked for and the device cannot: two kernels ran instead
 };
 InstanceNormOverride& instance_norm_override_cuda();

@@ -87,16 +87,6 @@ bool launch_cluster(const NormBackward<T>& args, int64_t batch, const ClusterPla
 }
 
 template <typename T>
-void launch_pipeline(const NormBackward<T>& args, const PipelinePlan& plan, bool streaming, int multiprocessors,
-                     void* workspace, void* stream) {
-  const PipelineMemory<Sums<Accumulator<T>>> memory(workspace, plan, args.channels);
-  JDM_LAUNCH((zero_pipeline_state<unsigned>), 1, kZeroThreads, 0, stream)(memory.state.ticket, memory.state_words);
-  JDM_LAUNCH_WITH((channels_backward_pipeline<T>), (LaunchOptions{1, true}), pipeline_grid(plan, multiprocessors),
-                  kTileThreads, 0, stream)
-  (args, memory.partials, pipeline_layout(plan, streaming), memory.state);
-}
-
-template <typename T>
 void launch_backward(const InstanceNormShape& shape, const Device& device, const NormBackward<T>& args, void* workspace,
                      void* stream) {
   constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
@@ -112,9 +102,6 @@ void launch_backward(const InstanceNormShape& shape, const Device& device, const
         if (cluster.blocks > 0) {
           if (launch_cluster(args, shape.batch, cluster, tiles, stream)) return;
           if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
-        }
-        if (const PipelinePlan pipeline = pipeline_plan(shape, /*backward=*/true, device, wish); pipeline.units > 0) {
-          return launch_pipeline(args, pipeline, plan.streaming, device.multiprocessors, workspace, stream);
         }
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,
                                            stream);

@@ -221,52 +221,6 @@ __device__ __forceinline__ void store_one(T* address, Accumulator<T> value) {
   *address = from_accumulator<T>(value);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Between the blocks of a kernel. What one wrote before `store_release` is seen by whoever has seen that by
-// `load_acquire`, if he reads it past the first-level cache: by `load_fresh`, or after `device_fence`.
-
-__device__ __forceinline__ void device_fence() {
-#if defined(__CUDACC__)
-  __threadfence();
-#endif
-}
-
-__device__ __forceinline__ void store_release(unsigned* address, unsigned value) {
-#if defined(__CUDACC__)
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(address)), "r"(value) : "memory");
-#else
-  *address = value;
-#endif
-}
-
-__device__ __forceinline__ unsigned load_acquire(const unsigned* address) {
-#if defined(__CUDACC__)
-  unsigned value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(address)) : "memory");
-  return value;
-#else
-  return *address;
-#endif
-}
-
-template <typename A>
-__device__ __forceinline__ A load_fresh(const A* address) {
-#if defined(__CUDACC__)
-  return __ldcg(address);
-#else
-  return *address;
-#endif
-}
-
-// Lets others run while a thread waits for another block.
-__device__ __forceinline__ void rest() {
-#if defined(__CUDACC__)
-  __nanosleep(100);
-#else
-  cuda_emulation::detail::fail("waits for a block that has not run");  // blocks run one after another there
-#endif
-}
-
 // value[i] = packed.element[i] for i < kCount.
 template <typename T, int kCount>
 __device__ __forceinline__ void unpack(const Packed<T, kCount>& packed, Accumulator<T>* value) {

@@ -2,9 +2,8 @@
 // is known before any pointer is.
 //
 // [N, C, H*W]: see instance_norm_planes.cuh. [N, H*W, C], see instance_norm_channels.cuh and instance_norm_cluster.cuh:
-// on compute capability 9.0 a cluster of blocks that holds the tile, if one can and there are enough of them; for what
-// the cache does not hold the kernel of instance_norm_pipeline.cuh; else two kernels over tiles cut into parts, or one
-// where there are many tiles.
+// on compute capability 9.0 a cluster of blocks that holds the tile, if one can and there are enough of them; else two
+// kernels over tiles cut into parts, or one where there are many tiles.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +11,6 @@
 #include "../instance_norm.h"
 #include "instance_norm_channels.cuh"
 #include "instance_norm_cluster.cuh"
-#include "instance_norm_pipeline.cuh"
 #include "instance_norm_planes.cuh"
 
 namespace jdm_fast::cuda {
@@ -43,17 +41,6 @@ struct ClusterPlan {
   bool streaming = false;
 };
 
-// Both passes in one kernel.
-struct PipelinePlan {
-  int64_t units = 0;  // 0: not this way
-  int splits = 1;
-  int lanes_log2 = 0;
-  int64_t chunk = 0;  // pixels of a unit
-  int64_t lag = 0;
-  int tiles_of_sample = 0;
-  int64_t tiles = 0;  // of all samples
-};
-
 // Blocks an H200 multiprocessor holds of the streaming kernels of planes at once (256 threads, 64 registers), about.
 constexpr int kBlocksPerMultiprocessor = 4;
 constexpr int kTileBlocksPerMultiprocessor = 2;  // of the kernels of tiles (256 threads, up to 128 registers)
@@ -70,11 +57,6 @@ constexpr int kMinVectorLanes = 4;  // 64 bytes: rows of 32 were slower on an H2
 constexpr int kMinScalarLanes = 4;
 constexpr int64_t kWantedParts =
     16;  // of a tile: with more, narrower tiles; every block combines all parts of its tile
-
-constexpr int64_t kPipelinePasses = 8;  // rows of a unit, in rows of threads
-constexpr int64_t kPipelineLag = 1;     // in units of every block that is resident
-constexpr int64_t kMaxPipelineSplits = 4096;
-constexpr int64_t kMaxPipelineUnits = int64_t{1} << 30;  // tickets are 32-bit
 
 // Shared memory of a block on Hopper: the most there is, less what the kernels keep for sums; and what lets a
 // multiprocessor hold two blocks, one of which copies while the other computes.
@@ -197,61 +179,6 @@ inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, c
     }
   }
   return best;
-}
-
-// Units as small as one batch of loads of every thread, so that the window of what has been summed and not yet applied
-// is small too: every block has one unit under way, and as many again lie between.
-inline PipelinePlan pipeline_plan(const InstanceNormShape& shape, bool backward, const Device& device,
-                                  const InstanceNormOverride& wish) {
-  using Path = InstanceNormOverride::Path;
-  const int vector = channels_vector(shape);
-  PipelinePlan plan;
-  if (!shape.channels_last || vector == 1) return plan;
-  if (wish.path != Path::kPipeline && (wish.path != Path::kPlan || !is_streaming(shape, backward, device))) return plan;
-  plan.lanes_log2 = widest_tile(shape, vector);
-  const int64_t rows = kTileThreads >> plan.lanes_log2;
-  plan.chunk = ceil_divide(wish.rows > 0 ? wish.rows : kPipelinePasses * rows, rows) * rows;
-  const int64_t splits = ceil_divide(shape.pixels, plan.chunk);
-  plan.tiles_of_sample = static_cast<int>(tiles_of(shape, vector, plan.lanes_log2));
-  plan.tiles = shape.batch * plan.tiles_of_sample;
-  if (splits > kMaxPipelineSplits || plan.tiles * splits > kMaxPipelineUnits) return plan;
-  plan.splits = static_cast<int>(splits);
-  plan.units = plan.tiles * splits;
-  const int64_t blocks = int64_t{kTileBlocksPerMultiprocessor} * device.multiprocessors;
-  plan.lag = std::min(plan.units, splits + (wish.lag > 0 ? wish.lag : kPipelineLag * blocks));
-  return plan;
-}
-
-inline int64_t pipeline_state_bytes(const PipelinePlan& plan) {
-  return (1 + 2 * plan.tiles) * static_cast<int64_t>(sizeof(unsigned));
-}
-
-// Where the parts of a workspace lie: results of all parts, [N, splits, C], then what begins as zero.
-template <typename Value>
-struct PipelineMemory {
-  Value* partials;
-  PipelineState state;
-  unsigned state_words;
-
-  PipelineMemory(void* workspace, const PipelinePlan& plan, int64_t channels) {
-    partials = static_cast<Value*>(workspace);
-    auto* const words =
-        reinterpret_cast<unsigned*>(partials + plan.tiles / plan.tiles_of_sample * plan.splits * channels);
-    state = {words, words + 1, words + 1 + plan.tiles};
-    state_words = static_cast<unsigned>(1 + 2 * plan.tiles);
-  }
-};
-
-inline unsigned pipeline_grid(const PipelinePlan& plan, int multiprocessors) {
-  return grid_size(std::min(2 * plan.units, int64_t{kTileBlocksPerMultiprocessor} * multiprocessors));
-}
-
-inline PipelineLayout pipeline_layout(const PipelinePlan& plan, bool streaming) {
-  PipelineLayout layout;
-  static_cast<TileLayout&>(layout) = {plan.lanes_log2, plan.tiles_of_sample, plan.splits, plan.chunk, 0, streaming};
-  layout.units = static_cast<unsigned>(plan.units);
-  layout.lag = static_cast<unsigned>(plan.lag);
-  return layout;
 }
 
 // For a shape that is not empty: what is done where clusters are not.

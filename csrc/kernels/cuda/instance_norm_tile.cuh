@@ -44,15 +44,13 @@ struct Tile {
   int64_t begin, end;     // pixels of the part
   bool active;            // whether this thread has channels
 
-  __device__ __forceinline__ Tile(const TileLayout& layout, int64_t all_channels, int64_t pixels, bool reversed)
-      : Tile(layout, all_channels, pixels, reversed ? gridDim.x - 1 - blockIdx.x : blockIdx.x) {}
-
-  __device__ __forceinline__ Tile(const TileLayout& layout, int64_t all_channels, int64_t pixels, unsigned block) {
+  __device__ __forceinline__ Tile(const TileLayout& layout, int64_t all_channels, int64_t pixels, bool reversed) {
     lanes = 1 << layout.lanes_log2;
     rows = kThreads >> layout.lanes_log2;
     rows_log2 = log2_of(kThreads) - layout.lanes_log2;
     row = threadIdx.x >> layout.lanes_log2;
     channel = (threadIdx.x & (lanes - 1)) * kVector;
+    const unsigned block = reversed ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
     split = static_cast<int>(block % static_cast<unsigned>(layout.splits));
     const unsigned unit = block / static_cast<unsigned>(layout.splits);
     sample = layout.first_sample + unit / static_cast<unsigned>(layout.tiles);
@@ -182,51 +180,40 @@ __device__ __forceinline__ void load_channels(const Args& args, const Tile<kVect
   make_channels(args, tile, mean, rstd, channel);
 }
 
-// Leaves mean and rstd of the tile's channels in memory, from their moments about the channels' values at the sample's
-// first pixel.
-template <typename T, int kVector, int kThreads, typename A>
-__device__ __forceinline__ void write_moments(const NormForward<T>& args, const Tile<kVector, kThreads>& tile,
-                                              const Moments<A>* total) {
-  if (static_cast<int>(threadIdx.x) >= tile.channels) return;
-  const int64_t at = tile.sample * args.channels + tile.first_channel + threadIdx.x;
-  const A shift = load_one(args.x + tile.sample * args.pixels * args.channels + tile.first_channel + threadIdx.x);
-  args.mean[at] = shift + total[threadIdx.x].mean;
-  args.rstd[at] = reciprocal_root(total[threadIdx.x].m2 * (A(1) / static_cast<A>(args.pixels)) + args.eps);
-}
-
-// Channels of the tile from the same. `writes`: the block is the one that leaves mean and rstd in memory.
+// Channels of the tile from their moments about the channels' values at the sample's first pixel. `writes`: the block
+// is the one that leaves mean and rstd in memory.
 template <typename T, int kVector, int kThreads, typename A>
 __device__ __forceinline__ void finish_moments(const NormForward<T>& args, const Tile<kVector, kThreads>& tile,
                                                const Moments<A>* total, bool writes, Channel<A> (&channel)[kVector]) {
-  if (writes) write_moments(args, tile, total);
-  if (!tile.active) return;
   const A share = A(1) / static_cast<A>(args.pixels);
+  const auto rstd_at = [&](int c) { return reciprocal_root(total[c].m2 * share + args.eps); };
+  if (writes && static_cast<int>(threadIdx.x) < tile.channels) {
+    const int64_t at = tile.sample * args.channels + tile.first_channel + threadIdx.x;
+    const A shift = load_one(args.x + tile.sample * args.pixels * args.channels + tile.first_channel + threadIdx.x);
+    args.mean[at] = shift + total[threadIdx.x].mean;
+    args.rstd[at] = rstd_at(threadIdx.x);
+  }
+  if (!tile.active) return;
   A mean[kVector], rstd[kVector];
   unpack(load<kVector>(args.x + tile.offset(args.channels, args.pixels)), mean);
 #pragma unroll
   for (int e = 0; e < kVector; ++e) {
     mean[e] += total[tile.channel + e].mean;
-    rstd[e] = reciprocal_root(total[tile.channel + e].m2 * share + args.eps);
+    rstd[e] = rstd_at(tile.channel + e);
   }
   make_channels(args, tile, mean, rstd, channel);
 }
 
-// Leaves d_weight and d_bias of the tile's channels in memory, from the sums over the tile.
-template <typename T, int kVector, int kThreads, typename A>
-__device__ __forceinline__ void write_gradient_sums(const NormBackward<T>& args, const Tile<kVector, kThreads>& tile,
-                                                    const Sums<A>* total) {
-  if (static_cast<int>(threadIdx.x) >= tile.channels) return;
-  const int64_t at = tile.sample * args.channels + tile.first_channel + threadIdx.x;
-  args.d_bias[at] = total[threadIdx.x].first;
-  args.d_weight[at] = total[threadIdx.x].second * args.rstd[at];
-}
-
-// The two means of dx from the same. `writes`: the block leaves d_weight and d_bias in memory.
+// The two means of dx from the sums over the tile. `writes`: the block leaves d_weight and d_bias in memory.
 template <typename T, int kVector, int kThreads, typename A>
 __device__ __forceinline__ void finish_gradient_sums(const NormBackward<T>& args, const Tile<kVector, kThreads>& tile,
                                                      const Sums<A>* total, bool writes, const A (&rstd)[kVector],
                                                      A (&mean_g)[kVector], A (&tilt)[kVector]) {
-  if (writes) write_gradient_sums(args, tile, total);
+  if (writes && static_cast<int>(threadIdx.x) < tile.channels) {
+    const int64_t at = tile.sample * args.channels + tile.first_channel + threadIdx.x;
+    args.d_bias[at] = total[threadIdx.x].first;
+    args.d_weight[at] = total[threadIdx.x].second * args.rstd[at];
+  }
   if (!tile.active) return;
   const A share = A(1) / static_cast<A>(args.pixels);
 #pragma unroll
