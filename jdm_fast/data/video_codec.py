@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import av
@@ -14,6 +16,17 @@ DEFAULT_CODEC = "libx264"
 DEFAULT_CRF = 18  #: hard to tell from the source in H.264
 _CRF_CODECS = ("libx264", "libx264rgb", "libx265", "libvpx", "libvpx-vp9", "libsvtav1")
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "rgb24", "bgr0", "gbrp", "bgra", "yuv422p", "yuv422p10le")  # best liked first
+TRIAL_SECONDS = 20.0  #: for an encoder of a GPU to start
+_TRIAL = """
+import sys
+from fractions import Fraction
+import av
+name, width, height, pixels, time_base, rate = sys.argv[1:]
+context = av.CodecContext.create(name, "w")
+context.width, context.height, context.pix_fmt = int(width), int(height), pixels
+context.time_base, context.framerate = Fraction(time_base), Fraction(rate)
+context.open()
+"""
 _BITS_PER_PIXEL = Fraction(1, 2)  # for encoders that know a bit rate only
 
 
@@ -71,12 +84,26 @@ def pixel_format(encoder: av.Codec) -> str:
 
 
 def opens(codec: str, size: tuple[int, int], fps: Fraction) -> bool:
-    """Whether an encoder is there and starts for pictures of (H, W): those of GPUs need the GPU to have them."""
+    """Whether an encoder is there and starts for pictures of (H, W): those of GPUs need the GPU to have them.
+
+    These are tried in a process of their own, and not longer than ``TRIAL_SECONDS``: that a driver has an encoder's
+    library does not mean that the library is good for anything, and what hangs or crashes in it could not be stopped.
+    """
     encoder = _encoder(codec)
     if encoder is None:
         return False
+    height, width = (side + side % 2 for side in size)
+    if encoder.name.endswith("_nvenc"):
+        words = [encoder.name, str(width), str(height), pixel_format(encoder), str(1 / fps), str(fps)]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", _TRIAL, *words], capture_output=True, timeout=TRIAL_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
     context = av.CodecContext.create(encoder.name, "w")
-    context.height, context.width = (side + side % 2 for side in size)
+    context.height, context.width = height, width
     context.pix_fmt, context.time_base, context.framerate = pixel_format(encoder), 1 / fps, fps
     try:
         context.open()

@@ -108,8 +108,8 @@ class DaliSource(FrameSource):
             num_threads=1,
             device_id=(self.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=1,
-            exec_async=False,  # it works while it is run and at no other time: see _captures
-            exec_pipelined=False,
+            exec_dynamic=True,  # the only one that hands what the GPU has made to the CPU
+            exec_pipelined=False,  # it works while it is run and at no other time: see _captures
         )
         with pipeline:
             video = fn.experimental.readers.video(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import wave
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jdm_fast.data import video_codec
 from jdm_fast.data.real_files import real_video
 from jdm_fast.data.video_files import FolderWriter, VideoWriter, count_frames, open_frames, write_video
 from jdm_fast.errors import UserError
@@ -262,3 +265,22 @@ def test_writer_refuses_another_size(tmp_path: Path) -> None:
         writer.write(barcode(0))
         writer.write(barcode(0, 50, 64))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("trial", "answer"),
+    [("import sys; sys.exit(0)", True), ("raise ValueError", False), ("import time; time.sleep(60)", False)],
+    ids=["starts", "fails", "hangs"],
+)
+def test_encoders_of_a_gpu_are_tried_apart(trial: str, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_codec, "_TRIAL", trial)
+    monkeypatch.setattr(video_codec, "TRIAL_SECONDS", 3.0)
+    assert video_codec.opens("h264_nvenc", (64, 64), Fraction(25)) == answer
+
+
+def test_a_trial_is_an_encoder_that_starts() -> None:
+    """The code of the trial itself, with an encoder that is there and one that is not."""
+    for name, works in (("libx264", True), ("no_such_encoder", False)):
+        words = [name, "64", "48", "yuv420p", "1/25", "25"]
+        done = subprocess.run([sys.executable, "-c", video_codec._TRIAL, *words], capture_output=True, check=False)
+        assert (done.returncode == 0) == works, done.stderr
