@@ -95,13 +95,13 @@ def opens(codec: str, size: tuple[int, int], fps: Fraction) -> bool:
     height, width = (side + side % 2 for side in size)
     if encoder.name.endswith("_nvenc"):
         words = [encoder.name, str(width), str(height), pixel_format(encoder), str(1 / fps), str(fps)]
+        nothing = subprocess.DEVNULL
+        trial = subprocess.Popen([sys.executable, "-c", _TRIAL, *words], stdin=nothing, stdout=nothing, stderr=nothing)
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", _TRIAL, *words], capture_output=True, timeout=TRIAL_SECONDS, check=False
-            )
+            return trial.wait(TRIAL_SECONDS) == 0
         except subprocess.TimeoutExpired:
+            trial.kill()  # and no waiting for it: what hangs in a driver ends when the driver lets it
             return False
-        return done.returncode == 0
     context = av.CodecContext.create(encoder.name, "w")
     context.height, context.width = height, width
     context.pix_fmt, context.time_base, context.framerate = pixel_format(encoder), 1 / fps, fps
