@@ -84,6 +84,7 @@ def trained(row: str, options: argparse.Namespace) -> Model:
             sources=("unpaired",) if row.endswith("-unpaired") else ("paired",),
             objective=options.objective,
             paired_weight=options.paired_weight if row.endswith("-l1") else 0.0,
+            gradient_penalty_weight=options.penalty_weight,
             **networks(options),
             **critic,
         )
@@ -231,6 +232,7 @@ def main() -> None:
     parser.add_argument(
         "--paired-weight", type=float, default=10.0, help="of L1 to the true partner in jointgan-paired-l1"
     )
+    parser.add_argument("--penalty-weight", type=float, default=0.0, help="of JointGAN's critic")
     parser.add_argument("--count", type=int, default=256, help="sampled pairs that are scored")
     parser.add_argument("--relevance-steps", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=2, help="jobs side by side")
@@ -260,6 +262,7 @@ def main() -> None:
         "marginal_lr",
         "objective",
         "paired_weight",
+        "penalty_weight",
     )
     chosen = {name: getattr(options, name) for name in (*names, "count", "relevance_steps")}
     shared = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from jdm_fast.errors import UserError
+
 REBUILD = "build it in the source folder with: pip install --no-build-isolation -e ."
 
 
@@ -67,6 +69,13 @@ def build_config() -> dict[str, Any]:
 def has_cuda() -> bool:
     """Whether the loaded extension contains CUDA kernels (whether or not a GPU is present)."""
     return bool(build_config()["cuda"])
+
+
+def instance_norm_plan(**asked: Any) -> dict[str, Any]:
+    """See :func:`jdm_fast.ops.plan`. Raises UserError where the extension is missing."""
+    if _module is None:
+        raise UserError(f"plan: it is part of the compiled kernels, which are not here: {reason}")
+    return dict(_module.instance_norm_plan(**asked))
 
 
 _built_with = build_config()["torch_version"].split("+")[0]

@@ -1,9 +1,10 @@
-// The Python module jdm_fast._C. Importing it runs the operator registrations of the other bindings; its one function
-// says how it was built. Tensors go through torch.ops, not through pybind11.
+// The Python module jdm_fast._C. Importing it runs the operator registrations of the other bindings; its
+// functions say how it was built and what it would do. Tensors go through torch.ops, not through pybind11.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
 
+#include "instance_norm_plan.h"
 #include "kernels/cpu/dispatch.h"
 
 namespace {
@@ -38,4 +39,8 @@ PYBIND11_MODULE(_C, m) {
         "How this module was built and what it runs on: cuda, cuda_architectures, compiler, torch_version, "
         "cpu_capabilities "
         "(instruction sets this machine can run), cpu_capability (the one in use; JDM_FAST_CPU_CAPABILITY chooses).");
+  m.def("instance_norm_plan", &jdm_fast::instance_norm_plan, "See jdm_fast.ops.plan.", pybind11::arg("batch"),
+        pybind11::arg("channels"), pybind11::arg("pixels"), pybind11::arg("channels_last"), pybind11::arg("dtype"),
+        pybind11::arg("backward"), pybind11::arg("multiprocessors"), pybind11::arg("capability"),
+        pybind11::arg("cache_bytes"));
 }

@@ -1,5 +1,5 @@
 // Forward launchers of instance norm: choose the kernels (cuda/instance_norm_plan.h), then launch them.
-#include "cuda/instance_norm_plan.h"
+#include "cuda/instance_norm_launch.h"
 #include "instance_norm.h"
 
 namespace jdm_fast {
@@ -83,7 +83,7 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
                     void* stream) {
   constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
-  const NormPlan plan = norm_plan(shape, /*backward=*/false, device);
+  const NormPlan plan = norm_plan(shape, /*backward=*/false, device, instance_norm_override_cuda());
   if (shape.channels_last) {
     if constexpr (kVectorised) {
       if (channels_vector(shape) == kVector &&
@@ -106,9 +106,10 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
     if (lie_alike(args.x, args.y) && lie_alike(args.x, args.residual)) {
       if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
       const int64_t vectors = shape.pixels / kVector;
-      if (vectors <= 32 * 4) return launch_resident<T, 32, 4>(args, planes, stream);
-      if (vectors <= 128 * 4) return launch_resident<T, 128, 4>(args, planes, stream);
-      if (vectors <= 256 * 8) return launch_resident<T, 256, 8>(args, planes, stream);
+      const int threads = norm_threads(vectors, /*backward=*/false);
+      if (threads == 32) return launch_resident<T, 32, 4>(args, planes, stream);
+      if (threads == 128) return launch_resident<T, 128, 4>(args, planes, stream);
+      if (threads == 256) return launch_resident<T, 256, 8>(args, planes, stream);
       static_assert(kResidentVectorsForward == 512 * 8, "the largest resident kernel");
       return launch_resident<T, 512, 8>(args, planes, stream);
     }
@@ -134,7 +135,7 @@ std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backwar
            " KiB, rows of " + text(cuda::kVectorBytes << cluster.lanes_log2) + " B";
   }
   if (wish.path == InstanceNormOverride::Path::kCluster) return "";
-  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, device);
+  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, device, wish);
   if (plan.resident) return "resident planes";
   if (!shape.channels_last) return "planes in " + text(plan.splits);
   return "tiles in " + text(plan.splits) + ", rows of " +
@@ -144,7 +145,8 @@ std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backwar
 
 size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors) {
   if (cuda::is_empty(shape)) return 0;
-  const cuda::NormPlan plan = cuda::norm_plan(shape, backward, cuda::current_device(multiprocessors));
+  const cuda::NormPlan plan =
+      cuda::norm_plan(shape, backward, cuda::current_device(multiprocessors), instance_norm_override_cuda());
   if (plan.splits == 1) return 0;
   const int64_t numbers = backward ? 2 : 3;  // Sums, Moments
   return static_cast<size_t>(shape.batch * shape.channels * plan.splits * numbers * accumulator_size(shape.dtype));

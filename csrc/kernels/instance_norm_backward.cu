@@ -1,6 +1,6 @@
 // Backward launchers of instance norm; the forward ones are in instance_norm.cu. Two files because they compile side by
 // side.
-#include "cuda/instance_norm_plan.h"
+#include "cuda/instance_norm_launch.h"
 #include "instance_norm.h"
 
 namespace jdm_fast {
@@ -91,7 +91,7 @@ void launch_backward(const InstanceNormShape& shape, const Device& device, const
                      void* stream) {
   constexpr bool kVectorised = !std::is_same_v<T, double>;  // double is for checking gradients, not for speed
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
-  const NormPlan plan = norm_plan(shape, /*backward=*/true, device);
+  const NormPlan plan = norm_plan(shape, /*backward=*/true, device, instance_norm_override_cuda());
   if (shape.channels_last) {
     if constexpr (kVectorised) {
       if (channels_vector(shape) == kVector && vector_aligned(args.x, args.dy, args.dx, args.weight, args.bias,
@@ -114,9 +114,10 @@ void launch_backward(const InstanceNormShape& shape, const Device& device, const
     if (lie_alike(args.x, args.dy) && lie_alike(args.x, args.dx)) {
       if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
       const int64_t vectors = shape.pixels / kVector;
-      if (vectors <= 32 * 4) return launch_resident<T, 32, 4>(args, planes, stream);
-      if (vectors <= 128 * 4) return launch_resident<T, 128, 4>(args, planes, stream);
-      if (vectors <= 256 * 4) return launch_resident<T, 256, 4>(args, planes, stream);
+      const int threads = norm_threads(vectors, /*backward=*/true);
+      if (threads == 32) return launch_resident<T, 32, 4>(args, planes, stream);
+      if (threads == 128) return launch_resident<T, 128, 4>(args, planes, stream);
+      if (threads == 256) return launch_resident<T, 256, 4>(args, planes, stream);
       static_assert(kResidentVectorsBackward == 512 * 4, "the largest resident kernel");
       return launch_resident<T, 512, 4>(args, planes, stream);
     }

@@ -1,7 +1,7 @@
 // Launchers of interpolate_instance_norm.
 #include <algorithm>
 
-#include "cuda/instance_norm_plan.h"
+#include "cuda/instance_norm_launch.h"
 #include "cuda/interpolate_instance_norm_channels.cuh"
 #include "cuda/interpolate_instance_norm_planes.cuh"
 #include "interpolate_instance_norm.h"
@@ -115,7 +115,8 @@ void launch(const InterpolateInstanceNormShape& shape, const Between<T>& args, v
   constexpr int kVector = kVectorised ? kVectorElements<T> : 1;
   if (shape.channels_last) {
     const InstanceNormShape pairs = pair_shape(shape);
-    const NormPlan plan = norm_plan(pairs, /*backward=*/false, current_device(multiprocessors));
+    const NormPlan plan =
+        norm_plan(pairs, /*backward=*/false, current_device(multiprocessors), instance_norm_override_cuda());
     if constexpr (kVectorised) {
       if (channels_vector(pairs) == kVector && vector_aligned(args.u, args.y, args.weight, args.bias, workspace)) {
         return launch_channels<T, kVector>(args, tile_layout(pairs, kVector, plan), workspace, stream);
@@ -139,8 +140,8 @@ size_t interpolate_instance_norm_workspace_cuda(const InterpolateInstanceNormSha
   constexpr int64_t kMoments = 6;  // numbers of PairMoments
   const int64_t units = key_pairs(shape) * shape.channels, number = accumulator_size(shape.dtype);
   if (shape.channels_last) {
-    const cuda::NormPlan plan =
-        cuda::norm_plan(cuda::pair_shape(shape), /*backward=*/false, cuda::current_device(multiprocessors));
+    const cuda::NormPlan plan = cuda::norm_plan(cuda::pair_shape(shape), /*backward=*/false,
+                                                cuda::current_device(multiprocessors), instance_norm_override_cuda());
     return static_cast<size_t>((units * (plan.splits * kMoments + 2) + shape.frames * shape.channels) * number);
   }
   // Whether vectors can be used shows with the pointers; without, there are more parts.

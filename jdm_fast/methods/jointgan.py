@@ -94,8 +94,8 @@ class JointGAN(TupleGenerators):
         return list(self.critic.parameters())
 
     def regions(self) -> list[nn.Module]:
-        """The generators and the critic."""
-        return [*self.generators.values(), self.critic]
+        """The generators; and the critic, unless the penalty differentiates through it twice."""
+        return [*self.generators.values(), *([] if self.config.gradient_penalty_weight > 0 else [self.critic])]
 
     def check_size(self, height: int, width: int) -> None:
         """Raise :class:`UserError` if the model cannot be trained on images of ``height`` x ``width``."""
@@ -139,7 +139,9 @@ class JointGAN(TupleGenerators):
     def critic_loss(self, batch: Batch, fakes: Batch) -> tuple[Tensor, Terms]:
         """-Σ_k E_{p_k} [log g[k]] over all sources: the cross-entropy of each, its mean over patches (eq. 11).
 
-        The critic is called once, on all sources, and so is the kernel behind the loss.
+        The critic is called once, on all sources, and so is the kernel behind the loss; with
+        ``gradient_penalty_weight`` > 0 the critic once more, for E [‖∇ (g_k - mean_j g_j)‖²] over the tuples of all
+        sources, where g_k is the mean of the map of a tuple's own logits before the softmax.
 
         Args:
             batch: as for :meth:`generate`.
@@ -147,13 +149,17 @@ class JointGAN(TupleGenerators):
 
         Returns:
             The loss, and for each source the terms ``critic_xy0``, its cross-entropy, and ``accuracy_xy0``, the share
-            of its patches that the critic takes for what they are.
+            of its patches that the critic takes for what they are; and ``gradient_penalty``, without its weight.
         """
         logits, classes = self._judge(self.sources, batch, fakes)
         loss, losses, accuracies = softmax_critic_loss(logits, classes, len(self.sources))
         terms: Terms = {}
         for kind, values in (("critic", losses), ("accuracy", accuracies)):
             terms.update({f"{kind}_{s.name}": v for s, v in zip(self.sources, values.detach().unbind(), strict=True)})
+        if self.config.gradient_penalty_weight > 0:
+            penalty = self._gradient_penalty(batch, fakes)
+            terms["gradient_penalty"] = penalty.detach()
+            loss = loss + self.config.gradient_penalty_weight * penalty
         return loss, terms
 
     def generator_loss(self, batch: Batch, fakes: Batch) -> tuple[Tensor, Terms]:
@@ -215,23 +221,42 @@ class JointGAN(TupleGenerators):
                     truth = self._observed(batch, (*source.given, domain))[domain]
                     yield domain, fakes[f"{source.name}_{domain}"], truth
 
+    def _gradient_penalty(self, batch: Batch, fakes: Batch) -> Tensor:
+        """See :meth:`critic_loss`. In float32 outside autocast: squares of small gradients have no room in 16 bits."""
+        images, vectors, classes = self._tuples(self.sources, batch, fakes)
+        with torch.autocast(classes.device.type, enabled=False):
+            points = [full_precision(part.detach()).requires_grad_() for part in (images, vectors) if part is not None]
+            given = iter(points)
+            logits = self.critic(*(None if part is None else next(given) for part in (images, vectors)))
+            values = logits.flatten(2).mean(2)
+            own = values.gather(1, classes[:, None]).sum() - values.mean(1).sum()
+            gradients = torch.autograd.grad(own, points, create_graph=True)
+            return torch.stack([gradient.square().sum() for gradient in gradients]).sum() / len(classes)
+
     def _judge(self, sources: Sequence[Source], batch: Batch, fakes: Batch) -> tuple[Tensor, Tensor]:
         """Logits [M, K, h, w] of tuples of the sources from one call of the critic, and their classes [M]."""
+        images, vectors, classes = self._tuples(sources, batch, fakes)
+        return self.critic(images, vectors), classes
+
+    def _tuples(
+        self, sources: Sequence[Source], batch: Batch, fakes: Batch
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Tuples of the sources as the critic takes them, images and vectors, and their classes [M]."""
         tuples = []
         for source in sources:
             values = self._observed(batch, source.given)
             tuples.append({**values, **{name: fakes[f"{source.name}_{name}"] for name in source.made}})
         images = [torch.cat([values[name] for values in tuples]) for name in self.image_domains]
         vectors = [torch.cat([values[name] for values in tuples]) for name in self.vectors]
-        logits = self.critic(
-            torch.cat(images, dim=1) if images else None, torch.cat(vectors, dim=1) if vectors else None
-        )
+        device = (images + vectors)[0].device
         places = [self.sources.index(source) for source in sources]
         counts = [len(next(iter(values.values()))) for values in tuples]
-        classes = [
-            torch.full((n,), k, dtype=torch.int64, device=logits.device) for k, n in zip(places, counts, strict=True)
-        ]
-        return logits, torch.cat(classes)
+        classes = [torch.full((n,), k, dtype=torch.int64, device=device) for k, n in zip(places, counts, strict=True)]
+        return (
+            torch.cat(images, dim=1) if images else None,
+            torch.cat(vectors, dim=1) if vectors else None,
+            torch.cat(classes),
+        )
 
     def _observed(self, batch: Mapping[str, Tensor], names: Sequence[str]) -> Batch:
         """Domains of a batch that belong together, by letter. A domain of several pairs has a key for each of them."""

@@ -40,6 +40,9 @@ class JointGANConfig:
     unspecified norm) if no two domains are observed together, else 0."""
     paired_weight: float = 0.0
     """Weight of the L1 distance from conditional samples to the observed partner (ours, after pix2pix; off)."""
+    gradient_penalty_weight: float = 0.0
+    """Weight of the squared gradient of the critic's own logit of each tuple (ours, after Mescheder et al. 2018; off).
+    Without it small data sets and short trainings draw few different tuples from nothing."""
     noise: int = 100
     """Numbers of noise for each domain, N(0, I) (paper: 100)."""
     noise_at: NoiseAt = "layers"
@@ -79,7 +82,7 @@ class JointGANConfig:
             "channels", "noise", "width", "max_width", "critic_width", "critic_layers", "critic_max_width", "hidden",
         ):  # fmt: skip
             require(name, is_integer(getattr(self, name), 1), "an integer of at least 1", getattr(self, name))
-        for name in ("paired_weight", "init_std"):
+        for name in ("paired_weight", "gradient_penalty_weight", "init_std"):
             require(name, is_number(getattr(self, name)), "a finite number of at least 0", getattr(self, name))
         require(
             "cycle_weight",

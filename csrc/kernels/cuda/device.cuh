@@ -13,6 +13,7 @@
 
 #include "../cpu/storage.h"
 #include "../types.h"
+#include "instance_norm_sizes.h"
 
 #if defined(__CUDACC__)
 
@@ -136,7 +137,6 @@ __device__ __forceinline__ double quick_divide(double a, double b) { return a / 
 // ---------------------------------------------------------------------------------------------------------------------
 // Vector accesses.
 
-constexpr int kVectorBytes = 16;
 template <typename T>
 constexpr int kVectorElements = kVectorBytes / static_cast<int>(sizeof(T));
 
@@ -378,8 +378,6 @@ __device__ __forceinline__ Value group_merge(Value own) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Grids.
-
-__host__ __device__ constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Blocks along x. What no grid can hold becomes a size that the launch refuses, instead of wrapping to a small one.
 inline unsigned grid_size(int64_t blocks) { return blocks > 0x7fffffff ? 0xffffffffu : static_cast<unsigned>(blocks); }

@@ -10,20 +10,10 @@
 
 namespace jdm_fast::cuda {
 
-// Threads of a block, so that the registers of a multiprocessor are enough for two blocks.
-constexpr int kClusterThreadsForward = 512;
-constexpr int kClusterThreadsBackward = 256;
 constexpr int kCopyGroups = 4;
-
-constexpr int cluster_threads(bool backward) { return backward ? kClusterThreadsBackward : kClusterThreadsForward; }
 
 template <typename T>
 using HeldVector = Packed<T, kVectorElements<T>>;
-
-// Rows of one of `threads` threads, of a part of at most `chunk` rows.
-inline int held_rows(int64_t chunk, int lanes_log2, int threads) {
-  return static_cast<int>(ceil_divide(chunk, threads >> lanes_log2));
-}
 
 // The rows of a thread, copied in groups.
 struct HeldRows : ThreadRows {

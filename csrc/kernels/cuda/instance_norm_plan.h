@@ -1,5 +1,5 @@
 // Which kernels an instance norm takes, decided from the shape and the device alone, so that the size of the workspace
-// is known before any pointer is.
+// is known before any pointer is. Knows nothing of CUDA: bindings/instance_norm_plan.cpp asks it for any device.
 //
 // [N, C, H*W]: see instance_norm_planes.cuh. [N, H*W, C], see instance_norm_channels.cuh and instance_norm_cluster.cuh:
 // on compute capability 9.0 a cluster of blocks that holds the tile, if one can and there are enough of them; else two
@@ -9,9 +9,7 @@
 #include <algorithm>
 
 #include "../instance_norm.h"
-#include "instance_norm_channels.cuh"
-#include "instance_norm_cluster.cuh"
-#include "instance_norm_planes.cuh"
+#include "instance_norm_sizes.h"
 
 namespace jdm_fast::cuda {
 
@@ -20,8 +18,6 @@ struct Device {
   int capability;       // ten times the compute capability
   int64_t cache_bytes;  // of L2
 };
-
-inline Device current_device(int multiprocessors) { return {multiprocessors, compute_capability(), cache_bytes()}; }
 
 struct NormPlan {
   bool resident = false;  // a plane is held in registers
@@ -49,6 +45,13 @@ constexpr int kTileBlocksPerMultiprocessor = 2;  // of the kernels of tiles (256
 // dy.
 constexpr int64_t kResidentVectorsForward = 512 * 8;
 constexpr int64_t kResidentVectorsBackward = 512 * 4;
+
+// Threads of the group that holds a plane of so many vectors; 32: four planes a block.
+inline int norm_threads(int64_t vectors, bool backward) {
+  if (vectors <= 32 * 4) return 32;
+  if (vectors <= 128 * 4) return 128;
+  return vectors <= 256 * (backward ? 4 : 8) ? 256 : 512;
+}
 
 constexpr int64_t kMinPlaneChunk = 8192;  // pixels; below, a second kernel costs more than it gains
 constexpr int64_t kMinTilePasses = 4;     // rows of a part, in rows of threads
@@ -85,13 +88,6 @@ inline int64_t tiles_of(const InstanceNormShape& shape, int vector, int lanes_lo
   return ceil_divide(shape.channels, int64_t{vector} << lanes_log2);
 }
 
-// The plan as the kernels with vectors of `vector` elements take it, where the plan may have been made for longer ones.
-inline TileLayout tile_layout(const InstanceNormShape& shape, int vector, const NormPlan& plan) {
-  const int lanes_log2 = vector == channels_vector(shape) ? plan.lanes_log2 : widest_tile(shape, vector);
-  return {lanes_log2,    static_cast<int>(tiles_of(shape, vector, lanes_log2)), plan.splits, plan.chunk, 0,
-          plan.streaming};
-}
-
 // Bytes that the second of two passes over all pixels reads again.
 inline int64_t held_bytes(const InstanceNormShape& shape, int64_t samples, bool backward) {
   return samples * shape.pixels * shape.channels * dtype_size(shape.dtype) * (backward ? 2 : 1);
@@ -104,7 +100,7 @@ inline bool is_streaming(const InstanceNormShape& shape, bool backward, const De
 
 // `pixels` of a plane, cut so that about every multiprocessor has its share; parts are a multiple of 256 vectors.
 inline NormPlan split_planes(const InstanceNormShape& shape, const Device& device) {
-  constexpr int64_t kGranularity = kStreamThreads * kVectorElements<Float16>;
+  constexpr int64_t kGranularity = kStreamThreads * (kVectorBytes / dtype_size(DType::kFloat16));
   const int64_t units = shape.batch * shape.channels, pixels = shape.pixels;
   const int64_t blocks = int64_t{kBlocksPerMultiprocessor} * device.multiprocessors;
   NormPlan plan;
@@ -182,8 +178,9 @@ inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, c
 }
 
 // For a shape that is not empty: what is done where clusters are not.
-inline NormPlan norm_plan(const InstanceNormShape& shape, bool backward, const Device& device) {
-  if (shape.channels_last) return split_tiles(shape, backward, device, instance_norm_override_cuda());
+inline NormPlan norm_plan(const InstanceNormShape& shape, bool backward, const Device& device,
+                          const InstanceNormOverride& wish) {
+  if (shape.channels_last) return split_tiles(shape, backward, device, wish);
   const int64_t vectors = shape.pixels / (kVectorBytes / dtype_size(shape.dtype));
   if (shape.dtype != DType::kFloat64 && vectors <= (backward ? kResidentVectorsBackward : kResidentVectorsForward)) {
     NormPlan plan;
@@ -196,25 +193,6 @@ inline NormPlan norm_plan(const InstanceNormShape& shape, bool backward, const D
 
 inline bool is_empty(const InstanceNormShape& shape) {
   return shape.batch == 0 || shape.channels == 0 || shape.pixels == 0;
-}
-
-// Slope of the activation below zero.
-inline double slope_of(const InstanceNormShape& shape) {
-  switch (shape.activation) {
-    case Activation::kRelu:
-      return 0.0;
-    case Activation::kLeakyRelu:
-      return shape.negative_slope;
-    case Activation::kNone:
-      break;
-  }
-  return 1.0;
-}
-
-// Whether vectors cover the same elements of both tensors: they lie alike relative to a vector's bytes. nullptr counts
-// as yes.
-inline bool lie_alike(const void* a, const void* b) {
-  return b == nullptr || (reinterpret_cast<uintptr_t>(a) - reinterpret_cast<uintptr_t>(b)) % kVectorBytes == 0;
 }
 
 }  // namespace jdm_fast::cuda

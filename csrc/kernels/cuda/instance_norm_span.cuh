@@ -9,7 +9,6 @@
 
 namespace jdm_fast::cuda {
 
-constexpr int kStreamThreads = 256;
 constexpr int kStreamUnroll = 4;  // vectors in flight a thread
 
 // `count` neighbouring elements as `vectors` whole vectors from `head` on, and `loose` single elements around them.

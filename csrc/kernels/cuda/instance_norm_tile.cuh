@@ -10,10 +10,7 @@
 
 namespace jdm_fast::cuda {
 
-constexpr int kTileThreads = 256;
-constexpr int kRunRows = 32;         // rows of a thread that are summed about one of them
-constexpr int kMaxScalarLanes = 32;  // with vectors of one element
-constexpr int kMaxVectorLanes = 8;   // with vectors of 16 bytes: a row of a tile is a cache line
+constexpr int kRunRows = 32;  // rows of a thread that are summed about one of them
 template <typename T, int kVector>
 constexpr int kMaxTileChannels = kVector == 1 ? kMaxScalarLanes : kMaxVectorLanes * kVector;
 

@@ -1,0 +1,28 @@
+// Sizes that the plan of instance norm and its kernels share. Knows nothing of CUDA, so that the plan can be asked for
+// where there is no GPU.
+#pragma once
+
+#include <cstdint>
+
+namespace jdm_fast::cuda {
+
+constexpr int kVectorBytes = 16;
+
+constexpr int kStreamThreads = 256;  // of a block that passes over planes
+constexpr int kTileThreads = 256;    // of a block of a tile
+constexpr int kMaxScalarLanes = 32;  // with vectors of one element
+constexpr int kMaxVectorLanes = 8;   // with vectors of 16 bytes: a row of a tile is a cache line
+
+// Threads of a block of a cluster, so that the registers of a multiprocessor are enough for two blocks.
+constexpr int kClusterThreadsForward = 512;
+constexpr int kClusterThreadsBackward = 256;
+constexpr int cluster_threads(bool backward) { return backward ? kClusterThreadsBackward : kClusterThreadsForward; }
+
+constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of one of `threads` threads, of a part of at most `chunk` rows.
+inline int held_rows(int64_t chunk, int lanes_log2, int threads) {
+  return static_cast<int>(ceil_divide(chunk, threads >> lanes_log2));
+}
+
+}  // namespace jdm_fast::cuda

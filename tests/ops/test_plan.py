@@ -1,0 +1,93 @@
+"""What instance norm says it does on a GPU: paths of the shapes of JWDM's networks, and bytes against the floor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from jdm_fast import _extension, ops
+from jdm_fast.errors import UserError
+
+needs_extension = pytest.mark.skipif(not _extension.available, reason="asks the compiled kernels")
+
+# shape, channels_last, path forward and backward on an H200, in bfloat16
+CASES = [
+    ((1, 64, 256, 256), False, "split", "split"),
+    ((16, 64, 256, 256), False, "streamed", "streamed"),
+    ((1, 128, 128, 128), False, "resident", "resident"),
+    ((16, 256, 64, 64), False, "resident", "resident"),
+    ((1, 256, 57, 57), False, "resident", "resident"),
+    ((1, 64, 256, 256), True, "split", "split"),
+    ((16, 64, 256, 256), True, "split", "split"),
+    ((1, 256, 64, 64), True, "cluster", "cluster"),
+    ((16, 256, 64, 64), True, "cluster", "cluster"),
+    ((1, 3, 256, 256), True, "split", "split"),
+]
+
+
+@needs_extension
+@pytest.mark.parametrize(("shape", "channels_last", "forward", "backward"), CASES)
+def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: str, backward: str) -> None:
+    size = 2 * torch.Size(shape).numel()
+    for direction, path, inputs in ((False, forward, 1), (True, backward, 2)):
+        plan = ops.plan(shape, torch.bfloat16, channels_last=channels_last, backward=direction, gpu="h200")
+        reads = 1 if path in ("resident", "cluster") else 2
+        assert plan.path == path
+        assert (plan.bytes_read, plan.bytes_written) == (reads * inputs * size, size)
+        assert plan.floor == (inputs + 1) * size
+        assert len(plan.kernels) == (2 if path == "split" else 1)
+        assert (plan.cluster > 1) == (path == "cluster") == (plan.shared_bytes > 0)
+        assert plan.blocks % plan.cluster == 0 and plan.blocks > 0 and plan.threads % 32 == 0
+        assert path in str(plan) and plan.kernels[-1] in str(plan)
+
+
+@needs_extension
+def test_clusters_are_of_hopper() -> None:
+    shape = (1, 256, 64, 64)
+    assert ops.plan(shape, torch.bfloat16, channels_last=True, gpu="a100").path == "split"
+    assert (
+        ops.plan(shape, torch.bfloat16, channels_last=True, gpu=ops.Gpu("mine", 132, (9, 0), 1 << 25)).path == "cluster"
+    )
+
+
+@needs_extension
+def test_a_residual_is_read_forward_alone() -> None:
+    size = 4 * 2 * 3 * 5 * 7
+    asked: Any = {"shape": (2, 3, 5, 7), "gpu": "h100", "residual": True}
+    assert ops.plan(**asked).floor == 3 * size == ops.plan(**asked, backward=True).floor
+    assert ops.plan((2, 0, 5, 7), gpu="h100").kernels == ()
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"shape": (1, 2, 3)}, ValueError, r"\[N, C, H, W\], got \[1, 2, 3\]"),
+        ({"shape": (1, 2, 3, -4)}, ValueError, "got"),
+        ({"shape": (1, 2, 3, 4), "dtype": torch.int32}, ValueError, r"torch\.int32"),
+        ({"shape": (1, 2, 3, 4), "gpu": "h900"}, UserError, "a100, rtx4090, h100, h200.*'h900'"),
+    ],
+)
+def test_what_cannot_be_asked(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ops.plan(**{"gpu": "h200", **arguments})
+
+
+def test_without_a_gpu_one_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="name one of a100"):
+        ops.plan((1, 2, 3, 4))
+
+
+def test_without_the_extension_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_extension, "_module", None)
+    with pytest.raises(UserError, match="compiled kernels"):
+        ops.plan((1, 2, 3, 4), gpu="h200")
+
+
+@needs_extension
+@pytest.mark.gpu
+def test_the_gpu_that_is_there() -> None:
+    assert ops.plan((1, 256, 64, 64), torch.bfloat16).path == "resident"
