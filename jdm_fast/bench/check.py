@@ -12,7 +12,7 @@ from torch import Tensor
 from jdm_fast.bench.contenders import Function, Sample
 
 #: Largest allowed norm of the error over the norm of the exact result; a single element may be wrong by
-#: :data:`ELEMENT` times that, in units of the largest magnitude. bf16 and fp16: a few roundings, for eager makes several.
+#: :data:`ELEMENT` times that, in units of the largest magnitude. Eager rounds several times in float16 and bfloat16.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 ELEMENT = 8
 # Bytes: one step at a tie, on few.
@@ -40,7 +40,7 @@ def exact(function: Function, sample: Sample, dy: Tensor | None, gradients: bool
 
 
 def difference(actual: Sequence[tuple[str, Tensor]], expected: Named, dtype: torch.dtype) -> str | None:
-    """What is wrong with ``actual``, or None. ``expected`` may have more than ``actual``: gradients, which come last."""
+    """What is wrong with ``actual``, or None. ``expected`` may have more: gradients, which come last."""
     for (name, value), (_, right) in zip(actual, expected, strict=False):
         if value.shape != right.shape:
             return f"{name} has the shape {list(value.shape)} instead of {list(right.shape)}"

@@ -1,8 +1,8 @@
 """Timing: contenders take turns in rounds, so that a disturbance meets all of them; medians and quartiles of rounds.
 
 On a CPU a round is as many calls as the clock needs. On a GPU a round is a CUDA graph of calls, timed with events: a
-small kernel is shorter than its launch from Python, and only a graph shows it. A call of a millisecond and more is longer
-than anything the host does for it, and is timed as it is, with events around some calls.
+small kernel is shorter than its launch from Python, and only a graph shows it. A call of a millisecond and more is
+longer than anything the host does for it, and is timed as it is, with events around some calls.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def keep_freed_memory() -> None:
 
 
 def input_sets(bytes_of_one: int, device: torch.device) -> int:
-    """How many sets of inputs to rotate through: together more than the cache, as far as a limit on their number goes."""
+    """How many sets of inputs to rotate through: together more than the cache, as far as a limit on the number goes."""
     if device.type == "cuda":
         cache = GPU_CACHES * torch.cuda.get_device_properties(device).L2_cache_size
         most = GPU_MAX_SETS
@@ -146,7 +147,7 @@ def _gpu_round(call: Call, sets: int) -> tuple[Callable[[], float], Clock]:
     estimate = _event_seconds(lambda: [call(number) for number in range(2)]) / 2
     launches = max(MIN_LAUNCHES, sets)
     if estimate < LONG_CALL:
-        graph = _capture(call, launches)
+        graph = _capture(call, launches, sets)
         if graph is not None:
             return lambda: _event_seconds(graph.replay) / launches, "graph"
     repeat = max(2, math.ceil(ROUND_SECONDS / estimate))
@@ -168,9 +169,10 @@ def _event_seconds(work: Callable[[], Any]) -> float:
     return begin.elapsed_time(end) / 1e3
 
 
-def _capture(call: Call, launches: int) -> torch.cuda.CUDAGraph | None:
+def _capture(call: Call, launches: int, sets: int) -> torch.cuda.CUDAGraph | None:
     """A graph of calls number 0 to ``launches`` - 1, or None if they cannot be captured."""
     pool, _ = _graph_memory(torch.cuda.current_device())
+    held: deque[Any] = deque(maxlen=sets)  # results get memory of their own: one that is in the cache costs less
     graph = torch.cuda.CUDAGraph()
     # Not by torch.cuda.graph(), which gives all cached memory back to the driver before each of a thousand captures.
     torch.cuda.synchronize()
@@ -178,7 +180,7 @@ def _capture(call: Call, launches: int) -> torch.cuda.CUDAGraph | None:
     captured = True
     try:
         for number in range(launches):
-            call(number)
+            held.append(call(number))
     except RuntimeError:  # a contender that waits for the GPU, or has no memory
         captured = False
     try:

@@ -28,8 +28,7 @@ STEPS = 8  # from one key latent to the next, as a video at factor 8 has
 
 @dataclass(frozen=True)
 class Sample:
-    """Arguments of one call. The first ``leaves`` of ``arguments`` want gradients; ``dy`` is the gradient of the (first)
-    result."""
+    """Arguments of one call; the first ``leaves`` want gradients, ``dy`` is the gradient of its first result."""
 
     arguments: tuple[Any, ...]
     leaves: int = 0
