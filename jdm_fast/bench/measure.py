@@ -77,8 +77,10 @@ def measure_cells(
     device = torch.device(device)
     for group in cases(cells):
         on_case(group[0])
-        with stage(device):
-            yield from _measure_case(group, contenders, device, SECONDS[device.type] if seconds is None else seconds)
+        # Compiled code must not reuse what a backward reads: the backward is timed many times on one graph.
+        with stage(device), torch._functorch.config.patch(donated_buffer=False):
+            some = _measure_case(group, contenders, device, SECONDS[device.type] if seconds is None else seconds)
+        yield from some
         if device.type == "cuda":
             gc.collect()  # graphs and what they hold
             free, total = torch.cuda.mem_get_info(device)
@@ -177,12 +179,10 @@ def _problem(
 ) -> str | None:
     """Why a contender is not timed, or None."""
     try:
-        # A buffer given to the next kernel cannot be read again, and a backward is timed many times on one graph.
-        with torch._functorch.config.patch(donated_buffer=False):
-            for recorded in (False, True) if gradients else (False,):
-                wrong = check.difference(check.evaluate(function, sample, dy, recorded), right, dtype)
-                if wrong is not None:
-                    return f"wrong: {wrong}"
+        for recorded in (False, True) if gradients else (False,):
+            wrong = check.difference(check.evaluate(function, sample, dy, recorded), right, dtype)
+            if wrong is not None:
+                return f"wrong: {wrong}"
     except Exception as error:
         return f"{'does not compile' if name == COMPILE else 'failed'}: {first_line(error)}"
     return None

@@ -33,6 +33,8 @@ _WIDE = 160  # columns of output that goes to a file
 _DTYPE = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _LAYOUT = {"nchw": "nchw", "channels_last": "nhwc"}
 _NOISY = 0.25  # of the interquartile range over the median, from which on a run is said to be disturbed
+_LEGEND = """IQR: interquartile range of the rounds over their median. GB/s: of the least bytes that the op must move.
+of copy: that over a copy of as many bytes, in the same rounds. ratio: time over that of jdm_fast."""
 _MOST = 12  # cells that are listed under the tables
 _QUICK = 4  # times less time a cell
 
@@ -116,6 +118,7 @@ def _measure(
         "copy": {"bytes": moved, "gigabytes_per_second": round(moved / copy.median / 1e9, 2)},
     }
     console.print(_machine_line(device, about, len(cells)), markup=False, soft_wrap=True)
+    console.print(_LEGEND + "\n")
     results: list[Result] = []
     seconds = SECONDS[device.type] / (_QUICK if options.quick else 1)
     done = 0
@@ -242,9 +245,8 @@ def _summarise(results: Sequence[Result], rivals: Sequence[str], console: Consol
                 figures = (*map(times_as_long, (mean, min(ratios), max(ratios))), str(len(ratios)))
                 rows.append((f"{rival}, {direction}", *figures))
     if rows:
-        title = "Time over that of jdm_fast; above 1 jdm_fast is quicker"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("contender")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("ratios of all cells")
         for name in ("geometric mean", "least", "most", "cells"):
             table.add_column(name, justify="right")
         for row in rows:
@@ -265,8 +267,8 @@ def _summarise(results: Sequence[Result], rivals: Sequence[str], console: Consol
     typical = statistics.median(spreads) if spreads else 0
     if typical > _NOISY:
         console.print(
-            f"[yellow]The rounds of a cell differ much (in half of the cells the IQR is over {typical:.0%}"
-            " of the median): other work runs on this machine. On a CPU, OMP_NUM_THREADS=1 is disturbed less.[/]",
+            f"[yellow]In half of the cells the IQR is over {typical:.0%} of the median: other work runs on this"
+            " machine. On a CPU one thread (OMP_NUM_THREADS=1) is disturbed less than several.[/]",
             soft_wrap=True,
         )
     launched = [
