@@ -26,7 +26,7 @@ COMMANDS = {
     "export": "write a run's encoders and decoders as ONNX or torch.export files, which need no jdm_fast",
     "relevance": "learn from pairs how well two pictures belong together, and score others by it",
     "data": "check a data set, write pictures to train on: the Earth, seasons, the frames of a video",
-    "bench": "measure on your own files: how fast batches are made, and whether training waits for them",
+    "bench": "measure the kernels against PyTorch's own operators, or how fast batches of your own files are made",
     "doctor": "show versions, GPU and build, and check every kernel against its reference",
 }
 
