@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv data data-seasons demo test lint bench gpu-check clean
+.PHONY: help venv data data-seasons demo test lint bench static-evidence gpu-check clean
 
 PYTHON ?= python3
 BENCHMARKS ?= benchmarks
@@ -24,7 +24,7 @@ export TORCH_CUDA_ARCH_LIST := 8.0;9.0a
 endif
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.built ## make .venv with everything in it and build the extension
 
@@ -49,6 +49,9 @@ bench: venv ## run the benchmarks and print ratios (PYTEST_ARGS=...)
 	@mkdir -p benchmarks/results/local
 	$(RUN) -m pytest $(BENCHMARKS) -q --benchmark-only --benchmark-columns=median,iqr,rounds \
 	--benchmark-json=benchmarks/results/local/$$(date +%Y%m%d-%H%M%S).json $(PYTEST_ARGS)
+
+static-evidence: venv ## write docs/kernels_static.md: registers, local memory and widths of accesses of every CUDA kernel
+	$(RUN) -m benchmarks.static_evidence
 
 # Without .venv, an interpreter that has PyTorch and pytest serves as it is: a GPU machine may have no network.
 gpu-check: ## with a GPU: build, test, sanitize, benchmark, write results; without: the emulated kernels' tests

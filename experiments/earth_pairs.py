@@ -194,10 +194,10 @@ def prepare(options: argparse.Namespace) -> None:
         path.write_text(json.dumps(references(options)))
 
 
-def picture(pairs_of: dict[str, dict[str, np.ndarray]]) -> None:
+def picture(pairs_of: dict[str, dict[str, np.ndarray]], folder: Path = PICTURES) -> None:
     """Pairs of the truth and of every row, satellite above map."""
     rows = [[pairs[name][k] for k in range(12)] for pairs in pairs_of.values() for name in ("x", "y")]
-    save_image(PICTURES / "jointgan_earth_pairs.png", contact_sheet(rows, scale=2, gap=2))
+    save_image(folder / "jointgan_earth_pairs.png", contact_sheet(rows, scale=2, gap=2))
 
 
 def some_places(truth: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -119,12 +119,12 @@ def prepare(options: argparse.Namespace) -> None:
         train_relevance(groups, config, names=names).save(options.work / "relevance.safetensors")
 
 
-def picture(tuples_of: dict[str, dict[str, np.ndarray]], truth: dict[str, np.ndarray]) -> None:
+def picture(tuples_of: dict[str, dict[str, np.ndarray]], truth: dict[str, np.ndarray], folder: Path = PICTURES) -> None:
     """Six rows of tuples: drawn from x to z, and below from z to x; three of true ones."""
     rows = [[tuples[name][k] for k in range(14)] for order, tuples in tuples_of.items() for name in order]
     step = max(1, len(truth["x"]) // 14)
     rows += [[truth[name][k * step] for k in range(14)] for name in DOMAINS]
-    save_image(PICTURES / "jointgan_earth_tuples.png", contact_sheet(rows, scale=2, gap=2))
+    save_image(folder / "jointgan_earth_tuples.png", contact_sheet(rows, scale=2, gap=2))
 
 
 def main() -> None:

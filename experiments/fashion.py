@@ -154,10 +154,10 @@ def evaluate(drawn: dict[str, dict[str, np.ndarray]], options: argparse.Namespac
     return {"classifier_accuracy": round(accuracy, 4), **scores, "truth": truth}
 
 
-def picture(tuples_of: dict[str, dict[str, np.ndarray]]) -> None:
+def picture(tuples_of: dict[str, dict[str, np.ndarray]], folder: Path = PICTURES) -> None:
     """Tuples in columns: three rows drawn from left to right in the chain, then three the other way round."""
     rows = [[tuples[name][k] for k in range(16)] for order, tuples in tuples_of.items() for name in order]
-    save_image(PICTURES / "jointgan_fashion.png", contact_sheet(rows, scale=1, gap=2))
+    save_image(folder / "jointgan_fashion.png", contact_sheet(rows, scale=1, gap=2))
 
 
 def main() -> None:

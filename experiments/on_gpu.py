@@ -172,7 +172,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Score what was drawn; results and pictures go where those of the single scripts go."""
+    """Score what was drawn; results go beside those of the single scripts, pictures into the folder."""
     training = json.loads((options.folder / "training.json").read_text())
     kept = ("seeds", "batch_size", "lr", "marginal_lr", "width", "count", "pictures")
     settings = {**{name: getattr(options, name) for name in kept}, **training}
@@ -195,9 +195,9 @@ def _score_pairs(drawn: dict[str, Any], options: argparse.Namespace, settings: d
             print(rows[-1], flush=True)
     reference = json.loads((options.work / "references.json").read_text())
     summary = earth_pairs.summarise(rows)
-    write_result("earth_pairs", settings, rows, truth=reference, mean_and_spread=summary)
+    write_result("earth_pairs_on_gpu", settings, rows, truth=reference, mean_and_spread=summary)
     first = {row: drawn[f"{row}-0"] for row in earth_pairs.ROWS}
-    earth_pairs.picture({"truth": earth_pairs.some_places(truth), **first})
+    earth_pairs.picture({"truth": earth_pairs.some_places(truth), **first}, options.folder)
 
 
 def _score_tuples(drawn: dict[str, Any], options: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -207,8 +207,9 @@ def _score_tuples(drawn: dict[str, Any], options: argparse.Namespace, settings: 
     for seed in range(options.seeds):
         scores = {way: earth_tuples.score(drawn[f"{seed}/{way}"], options.work) for way in ways}
         rows.append({"seed": seed, **scores, "truth": earth_tuples.score(truth, options.work)})
-    write_result("earth_tuples", settings, rows, mean_and_spread=summarise_ways(rows))
-    earth_tuples.picture({order: drawn[f"0/joint {order}"] for order in earth_tuples.ORDERS}, truth)
+    write_result("earth_tuples_on_gpu", settings, rows, mean_and_spread=summarise_ways(rows))
+    shown = {order: drawn[f"0/joint {order}"] for order in earth_tuples.ORDERS}
+    earth_tuples.picture(shown, truth, options.folder)
 
 
 def _score_fashion(drawn: dict[str, Any], options: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -217,9 +218,9 @@ def _score_fashion(drawn: dict[str, Any], options: argparse.Namespace, settings:
     for seed in range(options.seeds):
         own = {way.partition("/")[2]: made for way, made in drawn.items() if way.startswith(f"{seed}/")}
         rows.append({"seed": seed, **fashion.evaluate(own, options)})
-    write_result("fashion", settings, rows, mean_and_spread=summarise_ways(rows))
+    write_result("fashion_on_gpu", settings, rows, mean_and_spread=summarise_ways(rows))
     repeated = {order: {k: v.repeat(3, -1) for k, v in drawn[f"0/joint {order}"].items()} for order in fashion.ORDERS}
-    fashion.picture(repeated)
+    fashion.picture(repeated, options.folder)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ["venv", "data", "data-seasons", "demo", "test", "lint", "bench", "gpu-check", "clean"]
+TARGETS = ["venv", "data", "data-seasons", "demo", "test", "lint", "bench", "static-evidence", "gpu-check", "clean"]
 
 
 def test_make_alone_lists_the_targets() -> None:

@@ -254,6 +254,36 @@ def test_paired_term_compares_with_the_partner() -> None:
 
 
 @cases
+def test_gradient_penalty_is_that_of_each_tuple(case: str) -> None:
+    """Tuple by tuple: the squared gradient of the mean of the map of its own logits, less the mean of all."""
+    model = make(gradient_penalty_weight=0.7, **CASES[case])
+    batch = make_batch(model)
+    fakes = detach(model.generate(batch))
+    loss, terms = model.critic_loss(batch, fakes)
+    squares = []
+    for k, source in enumerate(model.sources):
+        made = {name: fakes[f"{source.name}_{name}"] for name in source.made}
+        for n in range(2):
+            values = {**observed(batch, "".join(source.given)), **made}
+            inputs = [values[name][n : n + 1].clone().requires_grad_() for name in model.domains]
+            by_name = dict(zip(model.domains, inputs, strict=True))
+            images = [by_name[name] for name in model.image_domains]
+            vectors = [by_name[name] for name in model.vectors]
+            logits = model.critic(
+                torch.cat(images, dim=1) if images else None, torch.cat(vectors, dim=1) if vectors else None
+            ).flatten(2)
+            gradients = torch.autograd.grad((logits[:, k] - logits.mean(1)).mean(), inputs)
+            squares.append(sum(gradient.square().sum() for gradient in gradients))
+    expected = torch.stack(squares).mean()
+    torch.testing.assert_close(terms["gradient_penalty"], expected)
+    plain, _ = make(**CASES[case]).critic_loss(batch, fakes)
+    torch.testing.assert_close(loss, plain + 0.7 * expected)
+    assert model.critic not in model.regions()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.critic.parameters())
+
+
+@cases
 def test_where_all_sources_are_alike_the_loss_is_sum_of_log_k(case: str) -> None:
     """Proposition 1: then the best critic says 1/K everywhere, and one that learns on fresh draws ends up there."""
     model = make(torch.float32, **CASES[case])
@@ -411,6 +441,7 @@ def test_default_order_begins_with_what_is_given() -> None:
         ({"noise_at": "top"}, "method.noise_at"),
         ({"critic_norm": "batch"}, "method.critic_norm"),
         ({"cycle_weight": -1.0}, "method.cycle_weight"),
+        ({"gradient_penalty_weight": -1.0}, "method.gradient_penalty_weight"),
         ({"cycle_weight": math.nan}, "method.cycle_weight"),
         ({"vectors": ("z:3",)}, "method.vectors: expected DOMAIN:SIZE of x, y"),
         ({"vectors": ("y",)}, "method.vectors"),

@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     A shift_a[kVector], shift_b[kVector];
     unpack(load<kVector>(a), shift_a);
     unpack(load<kVector>(b), shift_b);
-    constexpr int kRows = kTileUnroll;
+    constexpr int kRows = kTileUnroll / 2;  // of both keys: with more, 16-bit types spill
     int64_t pixel = tile.begin + tile.row;
     for (; pixel + (kRows - 1) * tile.rows < tile.end; pixel += kRows * tile.rows) {
       Packed<T, kVector> packed_a[kRows], packed_b[kRows];
