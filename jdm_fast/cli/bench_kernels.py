@@ -299,7 +299,7 @@ def _machine_line(device: torch.device, about: dict[str, Any], cells: int) -> st
     copy = about["copy"]
     return (
         f"{where}; torch {of['torch']}; revision {about['revision']}; a copy moving {copy['bytes'] >> 20} MiB runs at"
-        f" {copy['gigabytes_per_second']:.3g} GB/s; {cells} cells"
+        f" {copy['gigabytes_per_second']:.3g} GB/s; {cells} {'cell' if cells == 1 else 'cells'}"
     )
 
 
