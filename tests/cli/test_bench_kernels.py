@@ -67,6 +67,30 @@ def test_tables_of_several_ops(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ratios of all cells" in text and "unfused, both" in text
 
 
+def test_a_narrow_terminal_gets_the_ratios_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["kernels", "--ops", "frames_to_uint8/tanh", *TINY, "--contenders", "eager,unfused"]
+    for columns, header in (
+        ("100", ["shape", "jdm_fast", "IQR", "GB/s", "of", "copy", "eager", "ratio", "unfused", "ratio"]),
+        ("55", ["shape", "jdm_fast", "GB/s", "of", "copy", "eager", "unfused"]),
+    ):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert bench.run(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (at,) = [number for number, line in enumerate(lines) if line.split()[:2] == ["shape", "jdm_fast"]]
+        assert lines[at].split() == header
+        # the unit of each time is a word of its own, "of copy" is two words of one column
+        assert len(lines[at + 2].replace(" us", "us").replace(" ms", "ms").split()) == len(header) - 1
+
+
+def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for load, said in ((1000.0, True), (0.0, False)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
+        assert bench.run(["kernels", "--ops", "frames_to_uint8/plain", *TINY]) == 0
+        assert ("This machine is busy: 1000.0 programs" in capsys.readouterr().out) == said
+
+
 def test_a_wrong_kernel_is_not_timed_and_fails_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
