@@ -82,9 +82,9 @@ def measure_cells(
             some = _measure_case(group, contenders, device, SECONDS[device.type] if seconds is None else seconds)
         yield from some
         if device.type == "cuda":
-            gc.collect()  # graphs and what they hold
             free, total = torch.cuda.mem_get_info(device)
             if free < total // 2:
+                gc.collect()
                 torch.cuda.empty_cache()
 
 

@@ -17,6 +17,7 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from jdm_fast import _extension
@@ -50,24 +51,25 @@ class KernelOptions:
     """
 
     ops: tuple[str, ...] = ()
-    """instance_norm, softmax_critic_loss, interpolate_latents, interpolate_instance_norm, frames_to_uint8; or one
-    variant: instance_norm/relu, instance_norm/relu+residual, interpolate_latents/lerp, .../slerp,
-    frames_to_uint8/plain, .../tanh. By default all."""
+    """Of instance_norm, softmax_critic_loss, interpolate_latents, interpolate_instance_norm, frames_to_uint8, or
+    one variant: instance_norm/relu, instance_norm/relu+residual, interpolate_latents/lerp or /slerp, ...
+    By default all."""
     shapes: tuple[str, ...] = ()
-    """core, all, quick, jwdm (256x256 and 256x512, batch 1 and 16), small (64x64), hard (odd sides, few and many
-    channels, large planes); or shapes of the input like 8x64x100x100. By default core on a CPU and with compile, else
-    all."""
+    """core: a list short enough for a CPU. all. quick: one an op. jwdm: 256x256 and 256x512, batch 1 and 16.
+    small: 64x64. hard: odd sides, few and many channels, large planes.
+    Or shapes of the input, such as 8x64x100x100. By default core on a CPU and with compile, else all."""
     dtypes: tuple[str, ...] = ()
-    """float32, bfloat16, float16."""
+    """Of float32, bfloat16, float16. By default float32, on a GPU bfloat16 too."""
     layouts: tuple[str, ...] = LAYOUTS
-    """nchw, channels_last (nhwc in a table's column)."""
+    """Of nchw, channels_last (nhwc in a table's column)."""
     directions: tuple[str, ...] = DIRECTIONS
-    """forward (without gradients), backward (alone), both (a forward and a backward)."""
+    """Of forward (without gradients), backward (alone), both (a forward and a backward)."""
     contenders: tuple[str, ...] = (EAGER,)
-    """Who runs against jdm_fast: eager; compile, which is torch.compile of that and takes seconds to minutes a shape
-    to compile; unfused, our own op with activation, residual or tanh beside it."""
+    """Who runs against jdm_fast.
+    eager: PyTorch's operators. compile: torch.compile of that, seconds to minutes for each shape.
+    unfused: our own op with activation, residual or tanh beside it."""
     quick: bool = False
-    """One small shape an op, and less time for each: half a minute on a CPU."""
+    """One small shape an op, and less time for each: a quarter of a minute on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto is the GPU if there is one."""
     out: Path | None = None
@@ -107,6 +109,7 @@ def _measure(
 ) -> int:
     if not _extension.available:
         console.print(f"[yellow]jdm_fast runs without its kernels here: {escape(str(_extension.reason))}[/]")
+    load = os.getloadavg()[0]
     with console.status("measuring a copy"):
         moved, copy = copy_times(device)
     about = {
@@ -115,10 +118,17 @@ def _measure(
         "revision": revision(),
         "device": device.type,
         "machine": machine(),
+        "load_before": round(load, 2),
         "copy": {"bytes": moved, "gigabytes_per_second": round(moved / copy.median / 1e9, 2)},
     }
     console.print(_machine_line(device, about, len(cells)), markup=False, soft_wrap=True)
-    console.print(_LEGEND + "\n")
+    if device.type == "cpu" and load > (os.cpu_count() or 1) / 2:
+        console.print(
+            f"[yellow]This machine is busy: {load:.1f} programs run on its {os.cpu_count()} processors. Times of"
+            " several threads mean little then; OMP_NUM_THREADS=1 is disturbed less.[/]",
+            soft_wrap=True,
+        )
+    console.print(_LEGEND + "\n", soft_wrap=True)
     results: list[Result] = []
     seconds = SECONDS[device.type] / (_QUICK if options.quick else 1)
     done = 0
@@ -132,7 +142,10 @@ def _measure(
                 some.append(result)
             done += len(some)
             results += some
-            console.print(kernel_table(op, variant, some))
+            table = kernel_table(op, variant, some)
+            if Measurement.get(console, console.options.update(max_width=_WIDE), table).maximum > console.width:
+                table = kernel_table(op, variant, some, narrow=True)
+            console.print(table)
             for line in _problems(some):
                 console.print(line, style="red", markup=False, soft_wrap=True)
             if options.out is not None:
@@ -143,8 +156,9 @@ def _measure(
     return 1 if any(OURS in result.problems for result in results) else 0
 
 
-def kernel_table(op: str, variant: str, results: Sequence[Result]) -> Table:
-    """The cells of one variant, a row each; what is the same in all of them stands in the title."""
+def kernel_table(op: str, variant: str, results: Sequence[Result], *, narrow: bool = False) -> Table:
+    """The cells of one variant, a row each; what is the same in all of them stands in the title. ``narrow``: without
+    the spread, and of the rivals the ratio alone."""
     columns = {
         "shape": ["x".join(map(str, result.cell.shape)) for result in results],
         "dtype": [result.cell.dtype for result in results],
@@ -161,7 +175,8 @@ def kernel_table(op: str, variant: str, results: Sequence[Result]) -> Table:
         table.add_column(name, no_wrap=True)
     names = list(dict.fromkeys(name for result in results for name in (*result.times, *result.problems)))
     rivals = [name for name in _RIVALS if name in names]
-    for name in (OURS, "IQR", "GB/s", "of copy", *itertools.chain(*((rival, "ratio") for rival in rivals))):
+    own = (OURS, "GB/s", "of copy") if narrow else (OURS, "IQR", "GB/s", "of copy")
+    for name in (*own, *itertools.chain(*((rival,) if narrow else (rival, "ratio") for rival in rivals))):
         table.add_column(name, justify="right", no_wrap=True)
     last: list[str] = []
     for row, result in enumerate(results):
@@ -169,7 +184,7 @@ def kernel_table(op: str, variant: str, results: Sequence[Result]) -> Table:
         # A value stands where it begins to hold.
         begins = next((i for i, (a, b) in enumerate(itertools.zip_longest(last, head)) if a != b), 0)
         faded = ["" if i < begins else value for i, value in enumerate(head)]
-        figures = _own(result) + [figure for rival in rivals for figure in _rival(result, rival)]
+        figures = _own(result, narrow) + [figure for rival in rivals for figure in _rival(result, rival, narrow)]
         if begins == 0 and row and len(shown) > 1:
             table.add_section()
         table.add_row(*faded, *figures)
@@ -177,13 +192,13 @@ def kernel_table(op: str, variant: str, results: Sequence[Result]) -> Table:
     return table
 
 
-def _own(result: Result) -> list[str]:
+def _own(result: Result, narrow: bool) -> list[str]:
     if OURS not in result.times:
-        return ["[red]wrong[/]" if result.problems.get(OURS, "").startswith("wrong") else "[red]failed[/]", "", "", ""]
+        return [f"[red]{_why(result.problems.get(OURS, ''))}[/]", *[""] * (2 if narrow else 3)]
     times = result.times[OURS]
     return [
         f"[bold]{duration(times.median)}[/]",
-        f"{_spread(times):.0%}",
+        *(() if narrow else (f"{_spread(times):.0%}",)),
         f"{result.gigabytes_per_second(OURS):.3g}",
         f"{result.of_copy(OURS):.2f}",
     ]
@@ -194,13 +209,16 @@ def _spread(times: Times) -> float:
     return (third - first) / times.median
 
 
-def _rival(result: Result, name: str) -> list[str]:
-    if name in result.problems:
-        return ["wrong" if result.problems[name].startswith("wrong") else "failed", ""]
+def _rival(result: Result, name: str, narrow: bool) -> list[str]:
     if name not in result.times:
-        return ["", ""]
+        return [_why(result.problems[name]) if name in result.problems else "", *(() if narrow else ("",))]
     ratio = result.ratio(name)
-    return [duration(result.times[name].median), "" if ratio is None else times_as_long(ratio)]
+    shown = "" if ratio is None else times_as_long(ratio)
+    return [shown] if narrow else [duration(result.times[name].median), shown]
+
+
+def _why(problem: str) -> str:
+    return "wrong" if problem.startswith("wrong") else "failed"
 
 
 def duration(seconds: float) -> str:
@@ -267,8 +285,8 @@ def _summarise(results: Sequence[Result], rivals: Sequence[str], console: Consol
     typical = statistics.median(spreads) if spreads else 0
     if typical > _NOISY:
         console.print(
-            f"[yellow]In half of the cells the IQR is over {typical:.0%} of the median: other work runs on this"
-            " machine. On a CPU one thread (OMP_NUM_THREADS=1) is disturbed less than several.[/]",
+            f"[yellow]In half of the cells the IQR is over {typical:.0%} of the median: something disturbs this"
+            " machine, and small differences mean nothing.[/]",
             soft_wrap=True,
         )
     launched = [
@@ -299,7 +317,7 @@ def _machine_line(device: torch.device, about: dict[str, Any], cells: int) -> st
     copy = about["copy"]
     return (
         f"{where}; torch {of['torch']}; revision {about['revision']}; a copy moving {copy['bytes'] >> 20} MiB runs at"
-        f" {copy['gigabytes_per_second']:.3g} GB/s; {cells} cells"
+        f" {copy['gigabytes_per_second']:.3g} GB/s; {cells} {'cell' if cells == 1 else 'cells'}"
     )
 
 

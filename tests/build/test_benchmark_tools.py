@@ -28,17 +28,17 @@ def test_ratios_are_over_our_own_median_in_each_group() -> None:
 
     rows = load("conftest").ratio_rows(
         [
-            result("a", "one", 0.003, implementation="eager", bytes=6_000_000),
-            result("a", "two", 0.001, implementation="jdm_fast", bytes=6_000_000),
+            result("a", "one", 0.003, implementation="eager", bytes=6_000_000, of_copy=0.25),
+            result("a", "two", 0.001, implementation="jdm_fast", bytes=6_000_000, of_copy=0.75),
             result("b", "three", 0.5, implementation="eager"),
             result(None, "alone", 1.0),
         ]
     )
     assert rows == [
-        ("a", "jdm_fast", 0.001, 1.0, pytest.approx(6.0)),
-        ("a", "eager", 0.003, pytest.approx(3.0), pytest.approx(2.0)),
-        ("b", "eager", 0.5, None, None),
-        ("alone", "alone", 1.0, None, None),
+        ("a", "jdm_fast", 0.001, 1.0, pytest.approx(6.0), 0.75),
+        ("a", "eager", 0.003, pytest.approx(3.0), pytest.approx(2.0), 0.25),
+        ("b", "eager", 0.5, None, None, None),
+        ("alone", "alone", 1.0, None, None, None),
     ]
 
 
