@@ -25,8 +25,6 @@ WIDE = 16  # bytes of the widest access
 
 #: Kernels that may use local memory, and why.
 LOCAL_MEMORY = {
-    "channels_forward_cluster": "three accesses outside of its loops: 64 registers let two blocks of 512 threads share",
-    "channels_pair_moments": "in 16 bits: six sums of eight channels are more than a thread's registers",
     "slerp_weights": "sine and cosine of double precision; a few threads in all",
 }
 

@@ -12,8 +12,9 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -233,6 +234,9 @@ class EmulatedGpu:
         self.kernels: list[str] = []
         #: Blocks of each of them.
         self.grids: list[int] = []
+        #: Set to count accesses of the next instance norm: how often each element was read or written, by the name of
+        #: the tensor, in memory order ([N, H, W, C] in channels_last).
+        self.touched: dict[str, Tensor] | None = None
 
     def set_order(self, order: str) -> None:
         number, seed = ORDERS[order]
@@ -256,6 +260,23 @@ class EmulatedGpu:
             assert int(stream) == STREAM, f"{kernel} was launched on stream {stream}, not on the caller's"
             self.kernels.append(plain_name(kernel))
             self.grids.append(int(grid))
+
+    @contextmanager
+    def _watching(self, **tensors: Guarded | None) -> Iterator[None]:
+        """Fills :attr:`touched`, if it is set, with the accesses to ``tensors`` in the meantime."""
+        given = {name: value for name, value in tensors.items() if value is not None and self.touched is not None}
+        counts = {name: torch.zeros(value.tensor.nbytes, dtype=torch.int32) for name, value in given.items()}
+        for name, value in given.items():
+            bytes_and_counts = ctypes.c_int64(value.tensor.nbytes), ctypes.c_void_p(counts[name].data_ptr())
+            self.library.emulation_watch(ctypes.c_void_p(value.pointer), *bytes_and_counts)
+        try:
+            yield
+        finally:
+            self.library.emulation_watch_nothing()
+        for name, value in given.items():
+            by_element = counts[name].view(*value.tensor.shape, value.tensor.itemsize)
+            assert bool((by_element == by_element[..., :1]).all()), f"an access cut an element of {name} in two"
+            self.touched[name] = by_element[..., 0]
 
     def _workspace(self, name: str, *args: object) -> Guarded:
         return Guarded((getattr(self.library, f"emulation_{name}_workspace")(*args),), torch.uint8)
@@ -293,13 +314,14 @@ class EmulatedGpu:
         args = NormForward(
             stored.pointer, pointer(extra), *map(pointer, parameters), y.pointer, mean.pointer, rstd.pointer, eps
         )
-        self._call(
-            "instance_norm_forward",
-            ctypes.byref(shape),
-            ctypes.byref(args),
-            workspace.pointer,
-            ctypes.c_int(multiprocessors),
-        )
+        with self._watching(x=stored, residual=extra, y=y):
+            self._call(
+                "instance_norm_forward",
+                ctypes.byref(shape),
+                ctypes.byref(args),
+                workspace.pointer,
+                ctypes.c_int(multiprocessors),
+            )
         for guarded in (y, mean, rstd, workspace):
             guarded.check()
         return from_memory_order(y.tensor, channels_last), mean.tensor, rstd.tensor
@@ -334,13 +356,14 @@ class EmulatedGpu:
         args = NormBackward(
             gradient.pointer, stored.pointer, *map(pointer, inputs), dx.pointer, d_weight.pointer, d_bias.pointer
         )
-        self._call(
-            "instance_norm_backward",
-            ctypes.byref(shape),
-            ctypes.byref(args),
-            workspace.pointer,
-            ctypes.c_int(multiprocessors),
-        )
+        with self._watching(x=stored, dy=gradient, dx=dx):
+            self._call(
+                "instance_norm_backward",
+                ctypes.byref(shape),
+                ctypes.byref(args),
+                workspace.pointer,
+                ctypes.c_int(multiprocessors),
+            )
         for guarded in (dx, d_weight, d_bias, workspace):
             guarded.check()
         return from_memory_order(dx.tensor, channels_last), d_weight.tensor, d_bias.tensor
