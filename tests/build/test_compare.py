@@ -33,7 +33,7 @@ def compare() -> ModuleType:
 
 
 def times(median: float, noise: random.Random, spread: float = 0.05) -> Times:
-    return Times(tuple(median * (1 + spread * noise.uniform(-1, 1)) for _ in range(15)), "wall")
+    return Times.of([median * (1 + spread * noise.uniform(-1, 1)) for _ in range(15)], "wall")
 
 
 def write(path: Path, seed: int, planted: float = 1.0, machine: float = 1.0, wrong: bool = False) -> Path:
