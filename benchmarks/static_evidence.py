@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jdm_fast import _extension
+from jdm_fast._toolchain import cuda_candidates
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "kernels_static.md"
@@ -62,9 +63,9 @@ def cuobjdump() -> str | None:
     if found := shutil.which("cuobjdump"):
         return found
     spec = importlib.util.find_spec("triton")
-    places = spec.submodule_search_locations if spec is not None else None
-    found = next((p for place in places or () for p in Path(place).glob("backends/nvidia/bin/cuobjdump")), None)
-    return None if found is None else str(found)
+    triton = (Path(place, "backends/nvidia") for place in (spec and spec.submodule_search_locations) or ())
+    tools = (home / "bin" / "cuobjdump" for home in (*cuda_candidates(), *triton))
+    return next((str(tool) for tool in tools if tool.is_file()), None)
 
 
 def read_kernels(library: Path, tool: str) -> list[Kernel]:
