@@ -55,7 +55,7 @@ class Process:
         """Send a signal; the status with which the process ends."""
         assert self.process.pid is not None
         os.kill(self.process.pid, signal_number)
-        self.process.join(timeout=60)
+        self.process.join(timeout=10)
         return self.process.exitcode
 
 
