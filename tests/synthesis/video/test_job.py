@@ -227,6 +227,6 @@ def test_plan_writes_nothing(negative: Model, film: Path, tmp_path: Path) -> Non
     plan = plan_video(negative, film, tmp_path / "new/out.mp4", factor=4, segment_frames=8)
     assert files(tmp_path) == before and not (tmp_path / "new").exists()
     assert (plan.frames, plan.fps, plan.size, plan.segments, plan.keys_per_segment) == (37, 100, (32, 48), 5, 2)
-    assert plan.codec == "libx264" and plan.picture_bytes == plan.batch_size * 32 * 48 * 3 * 5
+    assert plan.codec == "libx264" and plan.picture_bytes == plan.batch_size * 32 * 48 * 3 * 17
     result = synthesize_video(negative, film, tmp_path / "new/out.mp4", factor=4, segment_frames=8)
     assert (result.frames, result.files) == (plan.frames, plan.files)
