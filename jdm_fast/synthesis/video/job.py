@@ -89,12 +89,14 @@ class VideoJob:
         paths = output_paths(output, domains, is_file)
         require_writable(given, output, paths, is_file)
         if is_file and options.codec is not None:
-            require_encoder(options.codec, options.crf)
+            require_encoder(options.codec, options.crf, options.preset)
         self.frames = open_frames(given, fps=options.input_fps, decoder=options.decoder, device=model.device)
         sampled, shown, to_end = rates(options, self.frames)
         self.fps = shown.limit_denominator(65535)
         codec = "PNG" if not is_file else options.codec or _usual_codec(model, self.frames.size, self.fps, len(domains))
-        self.outputs = Outputs(output, paths, domains, not is_file, codec, options.crf)
+        if is_file:
+            require_encoder(codec, options.crf, options.preset)
+        self.outputs = Outputs(output, paths, domains, not is_file, codec, options.crf, options.preset)
         self.timeline = Timeline(
             self.frames,
             rate=sampled,
