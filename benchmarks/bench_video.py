@@ -5,8 +5,8 @@ them with each decoder, copy each float picture to the host and make bytes of it
 ``nn.Conv2d``, and ``nn.InstanceNorm2d`` followed by an activation and an addition. (b) is the same with the networks
 under torch.compile. ``jdm_fast`` is the frame engine as ``jdm-fast video`` uses it: key frames encoded once, the
 first layer of the decoders on key frames alone, frames in batches, bytes made on the device; what is captured is so in
-the first round, which is not timed. A frame is a picture of one domain. On a CPU all rows are float32; on a GPU (a) and (b) have TF32, and ours is also run in TF32, so
-that the precision takes no credit for the rest.
+the first round, which is not timed. A frame is a picture of one domain. On a CPU all rows are float32; on a GPU (a) and
+(b) have TF32, and ours is also run in TF32, so that the precision takes no credit for the rest.
 
 Rows are timed in turn, one clip of each in each round; on a GPU the clip of (a) and (b), which do frame after frame, is
 a shorter one. Before that each is compared with (a). Beside the ratio of wall
