@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from jdm_fast.errors import UserError
 from jdm_fast.ops.interpolate_latents import MODES
-from jdm_fast.synthesis.frame_functions import FrameFunctions, Function, Maps, carried_out, choose_engine
+from jdm_fast.synthesis.frame_functions import FrameFunctions, Function, Maps, carried_out, choose_engine, current
 from jdm_fast.synthesis.in_thread import in_thread
 from jdm_fast.synthesis.pictures import to_float
 from jdm_fast.training.precision import choose_precision, numerics
@@ -149,17 +149,15 @@ class FrameEngine:
     @torch.inference_mode()  # a generator under this decorator leaves the mode whenever it hands over
     def compute(self, pieces: Iterable[Piece]) -> Generator[dict[str, np.ndarray], None, None]:
         """As :meth:`stream`, computed in the thread that asks, for whoever has a thread for it."""
-        on_gpu = self.device.type == "cuda"
         with (
             closing(in_thread(pieces, READ_AHEAD, "jdm_fast-reader")) as read,
-            # A thread begins with the first GPU as its own.
-            torch.cuda.device(self.device) if on_gpu else nullcontext(),
+            current(self.device),
             numerics(self.precision, self.device),
         ):
             if self._channels_last:
                 self._method.to(memory_format=torch.channels_last)
             waiting: deque[_Sent] = deque()
-            copies = torch.cuda.Stream(self.device) if on_gpu else None
+            copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
             with closing(self._batches(read)) as batches:
                 for frames in batches:
                     waiting.append(_Sent(frames, self.domains, copies))

@@ -7,6 +7,7 @@ the device, so that compiling or capturing them leaves nothing out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
 import torch
@@ -164,6 +165,11 @@ class GraphFunction:
                 f"engine: the frames could not be captured into a CUDA graph: {error}. Use engine=compile or eager"
             ) from error
         self._graph = graph
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Context in which a GPU is the thread's own: a thread begins with the first one, whichever its maker has."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def choose_engine(name: str, device: torch.device, tile: int | None) -> str:

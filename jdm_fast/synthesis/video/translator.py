@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 from jdm_fast.synthesis.frame_engine import Piece
+from jdm_fast.synthesis.frame_functions import current
 from jdm_fast.synthesis.model import Model
 from jdm_fast.synthesis.pictures import batch_for
 
@@ -26,7 +27,10 @@ class Translator:
 
     def compute(self, pieces: Iterable[Piece]) -> Iterator[dict[str, np.ndarray]]:
         """By domain uint8 [b, H, W, 3], in time order."""
-        shown = self._counted(iter(pieces))
+        with current(self._model.device):
+            yield from self._translated(self._counted(iter(pieces)))
+
+    def _translated(self, shown: Iterator[tuple[np.ndarray, int]]) -> Iterator[dict[str, np.ndarray]]:
         first = next(shown, None)
         if first is None:
             return
