@@ -19,6 +19,7 @@ from torch import Tensor
 
 import jdm_fast
 from jdm_fast._files import make_folder, write_atomically
+from jdm_fast.bench.machine import revision
 from jdm_fast.ops import frames_to_uint8
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ def write_result(name: str, settings: dict[str, Any], rows: Sequence[dict[str, A
     document = {
         "experiment": name,
         "command": " ".join(["python", *sys.argv]),
-        "revision": _revision(),
+        "revision": revision(),
         "jdm_fast": jdm_fast.__version__,
         "torch": torch.__version__,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}"
@@ -70,13 +71,6 @@ def run_jobs(script: str, jobs: Sequence[Sequence[str]], at_once: int) -> None:
             if status:
                 print(output)
                 raise RuntimeError(f"{' '.join(arguments)} ended with status {status}")
-
-
-def _revision() -> str:
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
