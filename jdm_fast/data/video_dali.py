@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +62,10 @@ class DaliSource(FrameSource):
         for frames, _ in self._decode(_LOOK_AHEAD):
             yield from frames.cpu().numpy()
 
-    def timed(self) -> Iterator[TimedFrame]:
+    def timed(self, start: int = 0) -> Iterator[TimedFrame]:
+        return islice(self._timed(), start, None)
+
+    def _timed(self) -> Iterator[TimedFrame]:
         held: tuple[Fraction, np.ndarray] | None = None
         for frames, times in self._decode(_LOOK_AHEAD):
             for pixels, time in zip(frames.cpu().numpy(), times, strict=True):

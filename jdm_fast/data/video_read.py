@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,7 @@ from av.video.reformatter import Interpolation
 
 from jdm_fast.data.images import find_images, read_image
 from jdm_fast.data.video_container import is_cut_short
+from jdm_fast.data.video_index import FrameIndex, Place, index_frames
 from jdm_fast.data.video_source import ConstantRate, FrameSource, TimedFrame, require_size
 from jdm_fast.errors import UserError
 
@@ -31,6 +33,7 @@ Decoder = Literal["auto", "pyav", "dali"]
 # FFmpeg's quick way from YUV to RGB rounds down and gives four pixels one colour: one level too dark on the average.
 _EXACTLY = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _HIDING_CODECS = ("vp8",)  # their packets may hold frames that are never shown
+_FAR = 256  # frames; those of less are decoded sooner than the file is read for an index
 
 
 def open_frames(
@@ -123,10 +126,13 @@ class _PictureSource(FrameSource):
         self.size = read_image(self._paths[0]).shape[:2]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for path in self._paths:
-            frame = read_image(path)
-            require_size(path, frame, self.size)
-            yield frame
+        return (frame.pixels for frame in self.timed())
+
+    def timed(self, start: int = 0) -> Iterator[TimedFrame]:
+        for number, path in enumerate(self._paths[start:], start):
+            pixels = read_image(path)
+            require_size(path, pixels, self.size)
+            yield TimedFrame(Fraction(number), Fraction(1), pixels)
 
 
 class PyAVSource(FrameSource):
@@ -147,40 +153,64 @@ class PyAVSource(FrameSource):
             frame = next(container.decode(stream), None)
         if frame is None:  # the header alone knows neither the rotation nor whether the data are there
             raise UserError(f"{path}: the video has no frames")
+        self._first = frame.pts
+        self._index: FrameIndex | None | Literal["unread"] = "unread"
         self.pixel_format, self.colorspace, self.rotation = frame.format.name, int(frame.colorspace), frame.rotation
         self.size = _upright(frame).shape[:2]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (pixels for _, pixels in self._decode())
+        return (frame.pixels for frame in self.timed())
 
-    def timed(self) -> Iterator[TimedFrame]:
+    def timed(self, start: int = 0) -> Iterator[TimedFrame]:
         usual = 1 / self.fps if self.fps else Fraction(1)
-        start: Fraction | None = None
-        end = Fraction(0)
-        for frame, pixels in self._decode():
+        end = start * usual
+        for frame in self._decoded(start):
             if frame.pts is None or not frame.time_base:  # raw streams have no time stamps
                 time, duration = end, usual
             else:
-                stamp = frame.pts * frame.time_base
-                start = stamp if start is None else start
-                time, duration = stamp - start, frame.duration * frame.time_base or usual
+                time = (frame.pts - (self._first or 0)) * frame.time_base
+                duration = frame.duration * frame.time_base or usual
             end = time + duration
+            pixels = _upright(frame)
+            require_size(self.path, pixels, self.size)
             yield TimedFrame(time, duration, pixels)
 
-    def _decode(self) -> Iterator[tuple[av.VideoFrame, np.ndarray]]:
-        done = 0
+    def _decoded(self, start: int) -> Iterator[av.VideoFrame]:
+        """From frame ``start`` on; found by the index if that is far, else passed over without making pictures."""
+        place = self._place(start)
+        if isinstance(self._index, FrameIndex) and start >= len(self._index.shown):
+            return
+        done = start
         with _video(self.path) as (container, stream):
             stream.thread_type = "AUTO"
+            frames: Iterator[av.VideoFrame] = container.decode(stream)
             try:
-                for frame in container.decode(stream):
-                    pixels = _upright(frame)
-                    require_size(self.path, pixels, self.size)
-                    yield frame, pixels
-                    done += 1
+                if place is None:
+                    found: av.VideoFrame | None = next(islice(frames, start, None), None)
+                else:
+                    container.seek(place.seek, stream=stream)
+                    found = next(
+                        (frame for frame in frames if frame.pts is not None and frame.pts >= place.shown), None
+                    )
+                if place is None or (found is not None and found.pts == place.shown):
+                    for frame in chain([] if found is None else [found], frames):
+                        yield frame
+                        done += 1
+                    return
             except av.error.FFmpegError as error:
                 if done == 0:
                     raise
                 raise UserError(f"{self.path}: damaged or cut short after frame {done}: {error.strerror}") from error
+        self._index = None  # the container does not find what its packets say
+        yield from self._decoded(start)
+
+    def _place(self, start: int) -> Place | None:
+        if start < _FAR or self.hidden or self.codec in _HIDING_CODECS:
+            return None
+        if self._index == "unread":
+            with _video(self.path) as (container, stream):
+                self._index = index_frames(container, stream, self._first)
+        return None if self._index is None else self._index.place(start)
 
 
 @contextmanager
@@ -194,7 +224,11 @@ def _video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
                 raise UserError(f"{path}: no video in this file, it holds {there}")
             yield container, streams[0]
     except av.error.FFmpegError as error:
-        raise UserError(f"{path}: not a video that can be read, or cut short: {error.strerror}") from error
+        raise UserError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: av.error.FFmpegError) -> str:
+    return f"{path}: not a video that can be read, or cut short: {error.strerror}"
 
 
 def _codec(stream: av.VideoStream) -> str:

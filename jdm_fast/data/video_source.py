@@ -48,10 +48,13 @@ class FrameSource(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[np.ndarray]: ...
 
-    def timed(self) -> Iterator[TimedFrame]:
-        """The frames with their times. Without a rate (pictures) each is shown for a second."""
+    def timed(self, start: int = 0) -> Iterator[TimedFrame]:
+        """The frames from number ``start`` on, with their times. Without a rate (pictures) each is shown for a second.
+
+        Those before are not looked at where a source can do without.
+        """
         duration = 1 / self.fps if self.fps else Fraction(1)
-        for number, pixels in enumerate(self):
+        for number, pixels in enumerate(islice(self, start, None), start):
             yield TimedFrame(number * duration, duration, pixels)
 
     def chunks(self, size: int = 16, device: str | torch.device | None = None) -> Iterator[torch.Tensor]:

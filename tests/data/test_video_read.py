@@ -121,7 +121,7 @@ class Stub(FrameSource):
     def __iter__(self) -> Iterator[np.ndarray]:
         return (frame.pixels for frame in self.timed())
 
-    def timed(self) -> Iterator[TimedFrame]:
+    def timed(self, start: int = 0) -> Iterator[TimedFrame]:
         for number, time in enumerate(self._times):
             yield TimedFrame(time, self._last, np.full((1, 1, 3), number, np.uint8))
 

@@ -203,11 +203,13 @@ def _make_all(
     for turn, (name, job) in enumerate(jobs.items()):
         if name in errors:
             continue
-        planned = job.plan().segments
+        planned = job.segments
         if planned == 1 and turn % processes.world_size != processes.rank:
             continue  # another's alone: it need not even be read
 
-        def is_mine(number: int, turn: int = turn) -> bool:
+        def is_mine(number: int, turn: int = turn, planned: int | None = planned) -> bool:
+            if planned is not None:  # neighbours, so that each process reads its share of the input
+                number = number * processes.world_size // planned
             return (turn + number) % processes.world_size == processes.rank
 
         attempt(name, lambda job=job, is_mine=is_mine: job.make(is_mine, on_progress, on_frames))

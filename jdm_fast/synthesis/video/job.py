@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from jdm_fast.synthesis.video.store import SegmentStore
 from jdm_fast.synthesis.video.timeline import Segment, Timeline, segments
 from jdm_fast.synthesis.video.translator import Translator
 from jdm_fast.synthesis.video.writing import WAITING, Part, SegmentWriters
+
+_FAR = 256  # frames of the input; to pass over fewer is quicker than to find the place
 
 OnProgress = Callable[[int, int | None], None]
 OnFrames = Callable[[dict[str, np.ndarray]], None]
@@ -97,7 +101,8 @@ class VideoJob:
         if is_file:
             require_encoder(codec, options.crf, options.preset)
         self.outputs = Outputs(output, paths, domains, not is_file, codec, options.crf, options.preset)
-        self.timeline = Timeline(
+        self._timeline = partial(
+            Timeline,
             self.frames,
             rate=sampled,
             every=options.every,
@@ -105,7 +110,10 @@ class VideoJob:
             hold=options.to is not None,
             to_end=to_end,
         )
-        self.keys = max(1, round(options.segment_frames / max(1, self._frames_per_key(sampled))))
+        self._per_key = sampled * options.every / (self.frames.fps or 1)
+        self.keys = max(1, round(options.segment_frames / max(1, self._per_key)))
+        count = self._key_count()
+        self.segments = None if count is None else -(-count // self.keys)
         self.total = self._expected(sampled, to_end)
         self.sound = self._sound()
         self.store = SegmentStore(output, paths, output.suffix if is_file else "")
@@ -119,13 +127,12 @@ class VideoJob:
             batch = usual_batch((height, width), self.model.device)
         # Of every domain: those that wait to be written, and what each stage has in hand; and once side by side.
         pictures = 1 + len(self.outputs.domains) * (AHEAD + WAITING + 4)
-        count = self._key_count()
         return VideoPlan(
             files=dict(self.outputs.paths),
             frames=self.total,
             fps=self.fps,
             size=(height, width),
-            segments=None if count is None else -(-count // self.keys),
+            segments=self.segments,
             keys_per_segment=self.keys,
             codec=self.outputs.codec,
             batch_size=batch,
@@ -148,38 +155,57 @@ class VideoJob:
         made = self._made(is_mine)
         if not self._engine.in_callers_thread:
             made = in_thread(made, AHEAD, "jdm_fast-frames")
-        done = shown = 0
+        done = 0  # of the segment
         with closing(made), SegmentWriters(self.store, lambda path: self.outputs.writer(path, self.fps)) as writers:
-            for segment, part, mine in made:
+            for segment, part in made:
                 if part is not None:
                     if on_frames:
                         on_frames(part)
                     writers.write(segment.number, part)
-                    shown += len(next(iter(part.values())))
+                    done += len(next(iter(part.values())))
                 else:
-                    if mine:
-                        note = {"key_frames": segment.key_frames, "last": segment.following is None}
-                        writers.end(segment.number, {**note, "cuts": segment.cuts})
-                    done += segment.frames
-                    shown = done
-                if on_progress:
-                    on_progress(shown, self.total)
+                    note = {"key_frames": segment.key_frames, "last": segment.following is None, "cuts": segment.cuts}
+                    writers.end(segment.number, note)
+                if on_progress:  # as if all before it had been made
+                    on_progress(math.ceil(segment.number * self.keys * self._per_key) + done, self.total)
+                done = 0 if part is None else done
 
-    def _made(self, is_mine: Callable[[int], bool]) -> Generator[tuple[Segment, Part | None, bool], None, None]:
-        """The parts of every segment that is mine to make, and after them, and of every other one, None: all is taken.
+    def _made(self, is_mine: Callable[[int], bool]) -> Generator[tuple[Segment, Part | None], None, None]:
+        """The parts of every segment that is mine to make, and after them None.
 
-        The input is read ahead, so that it has been when the next segment begins.
+        The input is read ahead, so that it has been when the next segment begins. Where that is far, reading begins
+        there anew.
         """
-        with closing(in_thread(self.timeline, READ_AHEAD, "jdm_fast-timeline")) as pieces:
-            for segment in segments(pieces, self.keys):
-                mine = is_mine(segment.number) and self.store.finished(segment.number) is None
-                if mine:
-                    with closing(self._engine.compute(segment)) as parts:
-                        for part in parts:
-                            yield segment, part, True
-                for _ in segment:
-                    pass
-                yield segment, None, mine
+        next_of = partial(self._next, is_mine)
+        number = next_of(0)
+        while number is not None:
+            first = number * self.keys * self.options.every
+            with closing(in_thread(self._timeline(first=first), READ_AHEAD, "jdm_fast-timeline")) as pieces:
+                for segment in segments(pieces, self.keys, number):
+                    if segment.number == number:
+                        with closing(self._engine.compute(segment)) as parts:
+                            for part in parts:
+                                yield segment, part
+                        for _ in segment:
+                            pass
+                        yield segment, None
+                        number = next_of(number + 1)
+                    if number is None or (number - segment.number - 1) * self.keys * self.options.every >= _FAR:
+                        break
+                else:
+                    return
+
+    def _next(self, is_mine: Callable[[int], bool], number: int) -> int | None:
+        """The first segment from ``number`` on that is mine and not there yet; None if that is past the end, as far as
+        is known."""
+        while self.segments is None or number < self.segments:
+            note = self.store.finished(number)
+            if note is None and is_mine(number):
+                return number
+            if note is not None and note["last"]:
+                break
+            number += 1
+        return None
 
     def publish(self, reused: int = 0) -> VideoResult:
         """Join the segments, give the outputs their names, and remove the segments."""
@@ -245,9 +271,6 @@ class VideoJob:
             shutil.rmtree(scratch, ignore_errors=True)
 
     # ---- what there will be -----------------------------------------------------------------------------------------
-
-    def _frames_per_key(self, sampled: Fraction) -> Fraction:
-        return sampled * self.options.every / (self.frames.fps or 1)
 
     def _key_count(self) -> int | None:
         return None if self.frames.count is None else -(-self.frames.count // self.options.every)

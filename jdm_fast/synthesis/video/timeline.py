@@ -35,12 +35,14 @@ class Timeline:
         hold: never interpolate; each output frame shows the nearest key frame.
         to_end: go on showing the last key frame for as long as the input does, to the nearest frame; else the output
             ends with the last frame that is not later than the last key frame.
+        first: begin with this frame of the input, a multiple of ``every``: the pieces are those that the whole has from
+            there on, none if the input is not that long.
 
     Attributes:
         key_frames, cuts: how many there were so far.
 
     Raises (while iterating):
-        UserError: fewer than two key frames (one will do with ``hold``), or times that go back.
+        UserError: fewer than two key frames in all (one will do with ``hold``), or times that go back.
     """
 
     def __init__(
@@ -52,15 +54,16 @@ class Timeline:
         cut: float | None = None,
         hold: bool = False,
         to_end: bool = False,
+        first: int = 0,
     ) -> None:
-        self._frames, self._rate, self._every = frames, rate, every
+        self._frames, self._rate, self._every, self._first = frames, rate, every, first
         self._cut, self._hold, self._to_end = cut, hold, to_end
         self.key_frames = self.cuts = 0
 
     def __iter__(self) -> Iterator[Piece]:
         keys = self._keys()
         first = list(islice(keys, 2))
-        if not first or (len(first) < 2 and not self._hold):
+        if self._first == 0 and (not first or (len(first) < 2 and not self._hold)):
             what = "one frame" if self._every == 1 else f"one key frame at every={self._every}"
             raise UserError(
                 f"{self._frames.name}: has {what if first else 'no frames'}; video needs two or more "
@@ -74,6 +77,8 @@ class Timeline:
         small: np.ndarray | None = None
         done = 0
         for key in keys:
+            if held is None:
+                done = math.ceil(key.time * self._rate)  # the output's frames until here
             self.key_frames += 1
             now = None if seen is None else seen(key.pixels)
             if held is not None:
@@ -86,15 +91,17 @@ class Timeline:
                     done += 1
                 yield Piece(held.pixels, tuple(positions), is_cut)
             held, small = key, now
+        if held is None:
+            return
         last = math.floor(held.time * self._rate) + 1
         if self._to_end:
             last = max(last, math.floor((held.time + held.duration) * self._rate + Fraction(1, 2)))
         yield Piece(held.pixels, (0.0,) * (last - done))
 
     def _keys(self) -> Iterator[TimedFrame]:
-        before = Fraction(0)
-        for number, frame in enumerate(self._frames.timed()):
-            if not 0 <= frame.time - before <= LONGEST_GAP:
+        before: Fraction | None = None if self._first else Fraction(0)
+        for number, frame in enumerate(self._frames.timed(self._first), self._first):
+            if before is not None and not 0 <= frame.time - before <= LONGEST_GAP:
                 raise UserError(
                     f"{self._frames.name}: the time stamps go from {float(before):g} to {float(frame.time):g} seconds "
                     "from one frame to the next, so there is no telling when frames are to be shown: give the rate "
@@ -129,8 +136,8 @@ class Segment:
     Iterating gives its pieces, once; the last is the key frame at which it ends, the next segment's first.
 
     Attributes:
-        number: counts segments from 0. frames, key_frames: of the output and of the input, taken so far. cuts: pieces
-            so far that end with a scene.
+        number: counts the segments of the whole from 0. frames, key_frames: of the output and of the input, taken so
+            far. cuts: pieces so far that end with a scene.
         following: the piece that begins the next segment, known when all is taken; None of the last.
     """
 
@@ -153,11 +160,11 @@ class Segment:
             yield Piece(self.following.key, ())
 
 
-def segments(pieces: Iterable[Piece], keys: int) -> Iterator[Segment]:
-    """Cut a sequence of pieces into segments of ``keys`` key frames. What is not taken from one is passed over."""
+def segments(pieces: Iterable[Piece], keys: int, number: int = 0) -> Iterator[Segment]:
+    """Cut a sequence of pieces, which begins with segment ``number``, into segments of ``keys`` key frames. What is not
+    taken from one is passed over."""
     rest = iter(pieces)
     following = next(rest, None)
-    number = 0
     while following is not None:
         segment = Segment(number, following, rest, keys)
         yield segment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,11 +26,13 @@ def write_film(
     pix_fmt: str = "yuv420p",
     sound: float = 0,
     times: Sequence[int] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Path:
-    """A film of constant rate, or with each frame at its time in milliseconds; ``sound`` seconds of a tone."""
+    """A film of constant rate, or with each frame at its time in milliseconds; ``sound`` seconds of a tone; the
+    encoder's ``options`` beside a good quality."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
-        stream.pix_fmt, stream.options = pix_fmt, {"crf": "4"} if codec == "libx264" else {}
+        stream.pix_fmt, stream.options = pix_fmt, {**({"crf": "4"} if codec == "libx264" else {}), **(options or {})}
         track = container.add_stream("aac", rate=8000) if sound else None
         if times is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)

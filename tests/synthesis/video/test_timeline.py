@@ -27,8 +27,9 @@ class Film(FrameSource):
     def __iter__(self) -> Iterator[np.ndarray]:
         return (frame.pixels for frame in self.timed())
 
-    def timed(self) -> Iterator[TimedFrame]:
-        for time, level in zip(self._times, self._levels, strict=True):
+    def timed(self, start: int = 0) -> Iterator[TimedFrame]:
+        self.asked = start
+        for time, level in list(zip(self._times, self._levels, strict=True))[start:]:
             yield TimedFrame(time, 1 / self.fps, np.full((4, 4, 3), level, np.uint8))
 
 
@@ -77,6 +78,19 @@ def test_milliseconds_of_matroska_are_the_rate_that_was_meant() -> None:
 def test_every_counts_frames_and_leaves_out_the_rest() -> None:
     timeline = Timeline(steady(9), rate=Fraction(20, 3), every=3)
     assert positions(timeline) == [[0, 0.5]] * 2 + [[0]] and timeline.key_frames == 3
+
+
+@pytest.mark.parametrize("rate", [25, 24, 4, Fraction(7, 3)])
+@pytest.mark.parametrize("first", [0, 2, 4, 6, 8])
+def test_beginning_further_on_changes_nothing(rate: Fraction | int, first: int) -> None:
+    film = Film([Fraction(k, 10) + Fraction(k % 3, 70) for k in range(9)], [20 * (k // 3) for k in range(9)])
+    options = {"rate": Fraction(rate), "every": 2, "cut": 0.05, "to_end": True}
+    whole = list(Timeline(film, **options))
+    part = list(Timeline(film, first=first, **options))
+    assert film.asked == first and len(part) == len(whole) - first // 2 > 0
+    for one, other in zip(part, whole[first // 2 :], strict=True):
+        assert one.positions == other.positions and one.is_cut == other.is_cut and (one.key == other.key).all()
+    assert list(Timeline(film, first=10, **options)) == []
 
 
 def test_nothing_is_interpolated_across_a_cut() -> None:
