@@ -118,6 +118,12 @@ __device__ __forceinline__ const Value* shared_of_rank(const Value* own, unsigne
 #endif
 }
 
+// Writes there. The other block sees it after a barrier of the cluster.
+template <typename Value>
+__device__ __forceinline__ void store_to_rank(Value* own, unsigned rank, const Value& value) {
+  *const_cast<Value*>(shared_of_rank(own, rank)) = value;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Device: kernels that overlap.
 
