@@ -92,6 +92,15 @@ __device__ __forceinline__ void cluster_arrive() {
 #endif
 }
 
+// Arrives where nothing was written that others must see: without the fence, which is not free.
+__device__ __forceinline__ void cluster_arrive_unfenced() {
+#if !defined(__CUDACC__)
+  cuda_emulation::detail::cluster_arrive();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+}
+
 #if defined(__CUDACC__)
 __device__ __forceinline__ void cluster_wait() {
 #if __CUDA_ARCH__ >= 900

@@ -68,10 +68,10 @@ constexpr int64_t kMaxHeldBytes = 208 * 1024;
 constexpr int64_t kGoodHeldBytes = 96 * 1024;
 constexpr int64_t kMinHeldBytes = 16 * 1024;  // of one block of several
 
-// Planes of more vectors than this are held by a cluster where there are any: a larger block would be alone on its
-// multiprocessor, so that nothing is read while it computes.
-constexpr int64_t kOneBlockVectorsForward = 256 * 8;
-constexpr int64_t kOneBlockVectorsBackward = 256 * 4;
+// Planes of more vectors than this are held by clusters where there are any. Not measured yet: clusters of two blocks
+// of 256 threads instead of one block of 512, which would be half of these.
+constexpr int64_t kOneBlockVectorsForward = kResidentVectorsForward;
+constexpr int64_t kOneBlockVectorsBackward = kResidentVectorsBackward;
 
 // Elements of a vector that channels_last tensors of this shape allow, if their pointers do.
 inline int channels_vector(const InstanceNormShape& shape) {

@@ -15,6 +15,9 @@ namespace jdm_fast::cuda {
 // What a block holds: of each of kTensors tensors that lie alike, the vectors of its part; vector r * kThreads + t is
 // thread t's. Nobody reads another thread's vectors, so there are no barriers.
 //
+// What is called for a vector gets its place as elements from the thread's first one, of which the caller has a
+// pointer: in registers these are constants.
+//
 // kVectors > 0: in registers, so many vectors of each tensor a thread. 0: in dynamic shared memory, copied there in
 // kPlaneCopyGroups groups, of which the first can be read while the later ones are on their way.
 
@@ -27,45 +30,45 @@ class HeldPart {
   using Vector = Packed<T, kVector>;
 
   __device__ __forceinline__ HeldPart(const Span<kVector>& span, const T* const (&from)[kTensors])
-      : vectors_(static_cast<int>(span.vectors)) {
+      : left_(static_cast<int>(span.vectors) - static_cast<int>(threadIdx.x)) {
 #pragma unroll
     for (int r = 0; r < kVectors; ++r) {
       if (!has(r)) continue;
 #pragma unroll
-      for (int t = 0; t < kTensors; ++t) data_[r][t] = load_once<kVector>(from[t] + span.vector_offset(vector(r)));
+      for (int t = 0; t < kTensors; ++t) data_[r][t] = load_once<kVector>(from[t] + place(r));
     }
   }
 
-  // Calls use(v, data) for every vector v of the thread, data[t] being that of tensor t, as they arrive.
+  // Calls use(data) for every vector of the thread, data[t] being that of tensor t, as they arrive.
   template <typename Use>
   __device__ __forceinline__ void each_as_it_arrives(Use use) {
-    in_batches<1>([](int, int) {}, [&](int, int v, const Vector(&data)[kTensors]) { use(v, data); });
+    in_batches<1>([](int, int) {}, [&](int, int, const Vector(&data)[kTensors]) { use(data); });
   }
 
-  // The same again; of kBatch vectors, numbered u = 0, 1, ..., first prepare(u, v) and then use(u, v, data).
+  // The same again; of kBatch vectors, numbered u = 0, 1, ..., first prepare(u, at) and then use(u, at, data).
   template <int kBatch, typename Prepare, typename Use>
   __device__ __forceinline__ void in_batches(Prepare prepare, Use use) {
 #pragma unroll
     for (int first = 0; first < kVectors; first += kBatch) {
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
-        if (has(first + u)) prepare(u, vector(first + u));
+        if (has(first + u)) prepare(u, place(first + u));
       }
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
         if (!has(first + u)) continue;
 #pragma unroll
         for (int t = 0; t < kTensors; ++t) forget_unpacked(data_[first + u][t]);
-        use(u, vector(first + u), data_[first + u]);
+        use(u, place(first + u), data_[first + u]);
       }
     }
   }
 
  private:
-  __device__ __forceinline__ static int vector(int r) { return r * kThreads + static_cast<int>(threadIdx.x); }
-  __device__ __forceinline__ bool has(int r) const { return vector(r) < vectors_; }
+  __device__ __forceinline__ static int place(int r) { return r * kThreads * kVector; }
+  __device__ __forceinline__ bool has(int r) const { return r * kThreads < left_; }
 
-  int vectors_;
+  int left_;  // vectors from the thread's first one on
   Vector data_[kVectors][kTensors];
 };
 
@@ -85,7 +88,7 @@ class HeldPart<T, kTensors, 0> {
       for (; r < group_end(group); ++r) {
 #pragma unroll
         for (int t = 0; t < kTensors; ++t) {
-          copy_async(own_ + (r * kTensors + t) * kThreads, from[t] + span.vector_offset(vector(r)));
+          copy_async(own_ + (r * kTensors + t) * kThreads, from[t] + place(r));
         }
       }
       end_copy_group();
@@ -102,17 +105,18 @@ class HeldPart<T, kTensors, 0> {
     for (int first = 0; first < rows_; first += kBatch) {
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
-        if (first + u < rows_) prepare(u, vector(first + u));
+        if (first + u < rows_) prepare(u, place(first + u));
       }
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
-        if (first + u < rows_) use_row(first + u, [&](int v, const Vector(&data)[kTensors]) { use(u, v, data); });
+        if (first + u >= rows_) continue;
+        use_row(first + u, [&](const Vector(&data)[kTensors]) { use(u, place(first + u), data); });
       }
     }
   }
 
  private:
-  __device__ __forceinline__ static int vector(int r) { return r * kThreads + static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ static int place(int r) { return r * kThreads * kVector; }
   __device__ __forceinline__ int group_end(int group) const {
     const int end = (group + 1) * per_group_;
     return end < rows_ ? end : rows_;
@@ -122,7 +126,7 @@ class HeldPart<T, kTensors, 0> {
     Vector data[kTensors];
 #pragma unroll
     for (int t = 0; t < kTensors; ++t) data[t] = own_[(r * kTensors + t) * kThreads];
-    use(vector(r), data);
+    use(data);
   }
   template <int kGroup, typename Use>
   __device__ __forceinline__ void from_group(Use use) {
@@ -147,7 +151,7 @@ class ClusterExchange {
   __device__ __forceinline__ ClusterExchange() {
     JDM_SHARED_ARRAY(Value, slots, kMaxCluster);
     slots_ = slots;
-    cluster_arrive();
+    cluster_arrive_unfenced();
   }
 
   // `own` is the same in every thread of the block. Returns those of all blocks, by rank, in the block's own shared
@@ -200,11 +204,14 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
   const int64_t start = part.plane * args.pixels + part.begin;
   const Span<kVector> span(args.x + start, part.count);
   const bool has_loose = static_cast<int>(threadIdx.x) < span.loose;
-  Held held(span, {args.x + start});
+  const int64_t first = start + span.vector_offset(threadIdx.x);
+  Held held(span, {args.x + first});
 
   A sum = A(0), loose = A(0);
-  if (has_loose) sum = loose = load_one(args.x + start + span.loose_offset(threadIdx.x));
-  held.each_as_it_arrives([&](int, const typename Held::Vector(&data)[1]) {
+  if (has_loose) loose = load_one(args.x + start + span.loose_offset(threadIdx.x));
+  // Weight and bias are on their way together with x; the statistics come later.
+  Channel<A> channel = make_channel(args, part.plane % args.affine_planes, A(0), A(1));
+  held.each_as_it_arrives([&](const typename Held::Vector(&data)[1]) {
     A value[kVector];
     unpack(data[0], value);
     A vector_sum = A(0);
@@ -212,7 +219,9 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
     for (int e = 0; e < kVector; ++e) vector_sum += value[e];
     sum += vector_sum;
   });
-  const A share = part.count > 0 ? A(1) / static_cast<A>(part.count) : A(0);
+  sum += loose;
+  const int count = static_cast<int>(part.count);
+  const A share = count > 0 ? A(1) / static_cast<A>(count) : A(0);
   const A part_mean = group_merge<kPlaneClusterThreads>(Sums<A>{sum, A(0)}).first * share;
 
   Sums<A> spread{};  // of x - mean, whose sum corrects the rounding of the mean, and of its square
@@ -233,25 +242,25 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
   }
   spread = group_merge<kPlaneClusterThreads>(spread);
   const A correction = spread.first * share;
-  const Moments<A> total = merge_parts(exchange(
-      {static_cast<A>(part.count), part_mean, correction, maximum(spread.second - correction * spread.first, A(0))},
-      part.split));
+  const Moments<A> total = merge_parts(
+      exchange({static_cast<A>(count), part_mean, correction, maximum(spread.second - correction * spread.first, A(0))},
+               part.split));
   const A rstd = rstd_of(total, args.eps);
   if (part.split == 0 && threadIdx.x == 0) {
     args.mean[part.plane] = total.mean;
     args.rstd[part.plane] = rstd;
   }
 
-  const Channel<A> channel = make_channel(args, part.plane % args.affine_planes, total.mean, rstd);
-  const T* const residual = args.residual != nullptr ? args.residual + start : nullptr;
-  T* const y = args.y + start;
-  constexpr int kBatch = kVectors > 0 ? 4 : 2;  // vectors of the residual on their way at once
+  channel = {total.mean, rstd * channel.scale, channel.bias};
+  const T* const residual = args.residual != nullptr ? args.residual + first : nullptr;
+  T* const y = args.y + first;
+  constexpr int kBatch = 2;  // vectors of the residual on their way at once: more would not fit the registers
   typename Held::Vector extra[kBatch] = {};
   held.template in_batches<kBatch>(
-      [&](int u, int v) {
-        if (residual != nullptr) extra[u] = load_once<kVector>(residual + span.vector_offset(v));
+      [&](int u, int at) {
+        if (residual != nullptr) extra[u] = load_once<kVector>(residual + at);
       },
-      [&](int u, int v, const typename Held::Vector(&data)[1]) {
+      [&](int u, int at, const typename Held::Vector(&data)[1]) {
         A value[kVector];
         unpack(data[0], value);
 #pragma unroll
@@ -262,12 +271,12 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
 #pragma unroll
           for (int e = 0; e < kVector; ++e) value[e] += add[e];
         }
-        store(y + span.vector_offset(v), pack<T>(value), streaming);
+        store(y + at, pack<T>(value), streaming);
       });
   if (has_loose) {
-    const int64_t offset = span.loose_offset(threadIdx.x);
-    const A add = residual != nullptr ? load_one(residual + offset) : A(0);
-    store_one(y + offset, forward_value(channel, args.slope, loose) + add);
+    const int64_t at = start + span.loose_offset(threadIdx.x);
+    const A add = args.residual != nullptr ? load_one(args.residual + at) : A(0);
+    store_one(args.y + at, forward_value(channel, args.slope, loose) + add);
   }
 }
 
@@ -282,18 +291,19 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
   const int64_t start = part.plane * args.pixels + part.begin;
   const Span<kVector> span(args.x + start, part.count);
   const bool has_loose = static_cast<int>(threadIdx.x) < span.loose;
-  Held held(span, {args.x + start, args.dy + start});
+  const int64_t first = start + span.vector_offset(threadIdx.x);
+  Held held(span, {args.x + first, args.dy + first});
 
   A loose_x = A(0), loose_dy = A(0);
   if (has_loose) {
-    const int64_t offset = start + span.loose_offset(threadIdx.x);
-    loose_x = load_one(args.x + offset);
-    loose_dy = load_one(args.dy + offset);
+    const int64_t at = start + span.loose_offset(threadIdx.x);
+    loose_x = load_one(args.x + at);
+    loose_dy = load_one(args.dy + at);
   }
   const A rstd = args.rstd[part.plane];
   const Channel<A> channel = make_channel(args, part.plane % args.affine_planes, args.mean[part.plane], rstd);
   Sums<A> sums{};
-  held.each_as_it_arrives([&](int, const typename Held::Vector(&data)[2]) {
+  held.each_as_it_arrives([&](const typename Held::Vector(&data)[2]) {
     A value[kVector], gradient[kVector];
     unpack(data[0], value);
     unpack(data[1], gradient);
@@ -312,9 +322,9 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
   const A count = static_cast<A>(args.pixels);
   const A mean_g = sums.first / count;
   const A tilt = sums.second / count * rstd * rstd;
-  T* const dx = args.dx + start;
+  T* const dx = args.dx + first;
   held.template in_batches<1>([](int, int) {},
-                              [&](int, int v, const typename Held::Vector(&data)[2]) {
+                              [&](int, int at, const typename Held::Vector(&data)[2]) {
                                 A value[kVector], gradient[kVector];
                                 unpack(data[0], value);
                                 unpack(data[1], gradient);
@@ -322,10 +332,10 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
                                 for (int e = 0; e < kVector; ++e) {
                                   value[e] = backward_value(channel, args.slope, mean_g, tilt, value[e], gradient[e]);
                                 }
-                                store(dx + span.vector_offset(v), pack<T>(value), streaming);
+                                store(dx + at, pack<T>(value), streaming);
                               });
   if (has_loose) {
-    store_one(dx + span.loose_offset(threadIdx.x),
+    store_one(args.dx + start + span.loose_offset(threadIdx.x),
               backward_value(channel, args.slope, mean_g, tilt, loose_x, loose_dy));
   }
 }
