@@ -158,8 +158,12 @@ class ClusterExchange {
   // memory: nobody reaches into another block afterwards, so a block may return before the others.
   __device__ __forceinline__ const Value* operator()(const Value& own, int rank) const {
     cluster_wait();  // all blocks have begun
-    if (threadIdx.x < cluster_size()) store_to_rank(slots_ + rank, threadIdx.x, own);
-    cluster_arrive();
+    if (threadIdx.x < 32) {
+      if (threadIdx.x < cluster_size()) store_to_rank(slots_ + rank, threadIdx.x, own);
+      cluster_arrive();
+    } else {
+      cluster_arrive_unfenced();
+    }
     cluster_wait();
     return slots_;
   }
