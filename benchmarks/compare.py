@@ -1,11 +1,12 @@
 """What became slower or quicker between two files of results.
 
-    python benchmarks/compare.py OLD.json NEW.json [--threshold 1.1] [--contenders jdm_fast eager | all]
+    python benchmarks/compare.py OLD.json NEW.json [--threshold 1.1] [--over eager] [--contenders NAME ... | all]
 
 Reads what ``jdm-fast bench kernels --out FILE`` writes and what ``make bench`` writes (benchmarks/results/local/), one
 of each too. A cell counts as slower if its median grew by more than the threshold and the quartiles of its rounds do
-not overlap. Only jdm_fast is looked at, and benchmarks that race nobody, unless other contenders are named. The exit
-status is 1 if something became slower, 2 if the files cannot be compared. Needs nothing but Python.
+not overlap. Only jdm_fast is looked at, and benchmarks that race nobody, unless other contenders are named. On a
+machine that others use too, or for two machines, compare times --over those of another contender in the same rounds.
+The exit status is 1 if something became slower, 2 if the files cannot be compared. Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -115,6 +116,23 @@ def _machine(of: dict[str, Any]) -> str:
     return f"{gpus or of.get('cpu', 'unknown')}, {of.get('threads', '?')} threads, torch {of.get('torch', '?')}"
 
 
+def relative(results: Results, over: str) -> Results:
+    """Times over those of the contender ``over`` in the same race; its own spread widens theirs.
+
+    Raises:
+        NotComparable: there are none.
+    """
+    cells = {}
+    for (title, name), spread in results.cells.items():
+        unit = results.cells.get((title, over))
+        if unit is not None and name != over:
+            cells[title, name] = Spread(spread.median / unit.median, spread.q1 / unit.q3, spread.q3 / unit.q1)
+    if not cells:
+        names = sorted({name for _, name in results.cells if name})
+        raise NotComparable(f"{results.path}: no times over those of {over!r}; contenders there: {', '.join(names)}")
+    return Results(results.path, results.machine, cells, results.wrong)
+
+
 def changes(old: Results, new: Results, threshold: float, contenders: Sequence[str]) -> list[Change]:
     """The cells that changed, the worst first. ``contenders``: of these names; none for all.
 
@@ -143,21 +161,25 @@ def _common(old: Results, new: Results, contenders: Sequence[str]) -> list[tuple
     return common
 
 
-def report(old: Results, new: Results, threshold: float, contenders: Sequence[str]) -> tuple[str, bool]:
+def report(
+    old: Results, new: Results, threshold: float, contenders: Sequence[str], over: str | None = None
+) -> tuple[str, bool]:
     """(the text to print, whether something became slower or went wrong)."""
+    if over is not None:
+        old, new = relative(old, over), relative(new, over)
     common = _common(old, new, contenders)
     found = changes(old, new, threshold, contenders)
     broken = sorted(key for key in new.wrong if key in old.cells and (not contenders or key[1] in contenders))
     lines = []
-    if old.machine != new.machine:
+    if old.machine != new.machine and over is None:
         lines.append(f"Other machines or versions, so times differ anyway:\n  old: {old.machine}\n  new: {new.machine}")
     drift = [
         new.cells[key].median / old.cells[key].median for key in old.cells if key in new.cells and key not in common
     ]
-    if drift and not 1 / threshold < statistics.median(drift) < threshold:
+    if drift and over is None and not 1 / threshold < statistics.median(drift) < threshold:
         lines.append(
             f"The other contenders took {statistics.median(drift):.2f} times as long as before (median of {len(drift)}"
-            " times): the machine itself was not the same, or was busy"
+            " times): the machine itself was not the same, or was busy; see --over"
         )
     for what, some in (
         ("slower", [change for change in found if change.ratio > 1]),
@@ -165,7 +187,7 @@ def report(old: Results, new: Results, threshold: float, contenders: Sequence[st
     ):
         if some:
             lines.append(f"{what}: {len(some)} of {len(common)}")
-            lines += [_line(change) for change in some]
+            lines += [_line(change, over) for change in some]
     lines += [f"no time any more: {cell}, {name}" for cell, name in broken]
     if not found and not broken:
         lines.append(f"{len(common)} cells compared, none changed by more than {threshold:g} and its spread")
@@ -175,12 +197,13 @@ def report(old: Results, new: Results, threshold: float, contenders: Sequence[st
     return "\n".join(lines), bool(broken) or any(change.ratio > 1 for change in found)
 
 
-def _line(change: Change) -> str:
+def _line(change: Change, over: str | None) -> str:
     who = "" if change.contender in ("", OURS) else f", {change.contender}"
-    return (
-        f"  {change.ratio:5.2f}x  {_duration(change.old.median):>8} -> {_duration(change.new.median):>8}"
-        f"  {change.cell}{who}"
+    old, new = (
+        _duration(spread.median) if over is None else f"{spread.median:.3g} {over}"
+        for spread in (change.old, change.new)
     )
+    return f"  {change.ratio:5.2f}x  {old:>8} -> {new:>8}  {change.cell}{who}"
 
 
 def _duration(seconds: float) -> str:
@@ -209,11 +232,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("old", type=Path, metavar="OLD")
     parser.add_argument("new", type=Path, metavar="NEW")
     parser.add_argument("--threshold", type=_threshold, default=1.1, help="least ratio of medians that counts (1.1)")
+    parser.add_argument("--over", metavar="NAME", help="compare times over this contender's, eager for one")
     parser.add_argument("--contenders", nargs="+", default=[OURS, ""], metavar="NAME", help="whose times, or all")
     options = parser.parse_args(arguments)
     contenders = [] if "all" in options.contenders else options.contenders
     try:
-        text, slower = report(read(options.old), read(options.new), options.threshold, contenders)
+        old, new = read(options.old), read(options.new)
+        text, slower = report(old, new, options.threshold, contenders, options.over)
     except NotComparable as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2

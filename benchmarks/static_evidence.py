@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jdm_fast import _extension
+from jdm_fast._toolchain import cuda_candidates
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "kernels_static.md"
@@ -25,8 +26,6 @@ WIDE = 16  # bytes of the widest access
 
 #: Kernels that may use local memory, and why.
 LOCAL_MEMORY = {
-    "channels_forward_cluster": "three accesses outside of its loops: 64 registers let two blocks of 512 threads share",
-    "channels_pair_moments": "in 16 bits: six sums of eight channels are more than a thread's registers",
     "slerp_weights": "sine and cosine of double precision; a few threads in all",
 }
 
@@ -64,9 +63,9 @@ def cuobjdump() -> str | None:
     if found := shutil.which("cuobjdump"):
         return found
     spec = importlib.util.find_spec("triton")
-    places = spec.submodule_search_locations if spec is not None else None
-    found = next((p for place in places or () for p in Path(place).glob("backends/nvidia/bin/cuobjdump")), None)
-    return None if found is None else str(found)
+    triton = (Path(place, "backends/nvidia") for place in (spec and spec.submodule_search_locations) or ())
+    tools = (home / "bin" / "cuobjdump" for home in (*cuda_candidates(), *triton))
+    return next((str(tool) for tool in tools if tool.is_file()), None)
 
 
 def read_kernels(library: Path, tool: str) -> list[Kernel]:

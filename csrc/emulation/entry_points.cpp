@@ -11,6 +11,7 @@
 #include "../kernels/softmax_critic_loss.h"
 #include "cuda_emulation.h"
 #include "float16.h"
+#include "touched.h"
 
 namespace {
 
@@ -38,6 +39,13 @@ void emulation_set_order(int order, uint64_t seed) {
 
 // Ten times the version.
 void emulation_set_compute_capability(int capability) { cuda_emulation::set_compute_capability(capability); }
+
+// Counts accesses to each byte of a tensor from now on in `counts`, on top of what is there; for all that are watched
+// until emulation_watch_nothing.
+void emulation_watch(const void* begin, int64_t bytes, uint32_t* counts) {
+  cuda_emulation::watched().push_back({static_cast<const char*>(begin), static_cast<size_t>(bytes), counts});
+}
+void emulation_watch_nothing() { cuda_emulation::watched().clear(); }
 
 // One line a launch since the last call: "stream grid.x kernel".
 const char* emulation_take_launches() {

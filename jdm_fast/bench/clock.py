@@ -15,9 +15,9 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -37,22 +37,21 @@ MIN_ROUNDS, MAX_ROUNDS = 5, 25
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one call in each round."""
+    """Seconds of one call: median and quartiles of ``count`` rounds, and the rounds unless read from a file."""
 
-    rounds: tuple[float, ...]
+    median: float
+    quartiles: tuple[float, float]
+    count: int
     clock: Clock
+    rounds: tuple[float, ...] = field(default=(), compare=False)
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.rounds)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """The first and the third; a single round is both."""
-        if len(self.rounds) == 1:
-            return self.rounds[0], self.rounds[0]
-        first, _, third = statistics.quantiles(self.rounds, n=4, method="inclusive")
-        return first, third
+    @classmethod
+    def of(cls, rounds: Sequence[float], clock: Clock) -> Times:
+        """The times of one or more rounds."""
+        first, third = rounds[0], rounds[0]
+        if len(rounds) > 1:
+            first, _, third = statistics.quantiles(rounds, n=4, method="inclusive")
+        return cls(statistics.median(rounds), (first, third), len(rounds), clock, tuple(rounds))
 
 
 @functools.cache
@@ -121,7 +120,7 @@ def race(calls: Mapping[str, Call], sets: int, device: torch.device, seconds: fl
     for _ in range(count):
         for name, run in rounds.items():
             taken[name].append(run())
-    return {name: Times(tuple(values), clocks[name]) for name, values in taken.items()}, raised
+    return {name: Times.of(values, clocks[name]) for name, values in taken.items()}, raised
 
 
 def _cpu_round(call: Call, sets: int) -> tuple[Callable[[], float], Clock]:

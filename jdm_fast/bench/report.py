@@ -24,8 +24,9 @@ def write_results(path: Path, results: Sequence[Result], about: Mapping[str, Any
     Raises:
         UserError: the file cannot be written.
     """
-    content = {"kind": KIND, **about, "cells": [_as_json(result) for result in results]}
-    write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    head = json.dumps({"kind": KIND, **about}, indent=1).removesuffix("\n}")
+    cells = ",\n".join(json.dumps(_as_json(result)) for result in results)  # one a line: there are hundreds
+    write_atomically(path, lambda file: file.write(f'{head},\n "cells": [\n{cells}\n]}}\n'.encode()))
 
 
 def read_results(path: Path) -> list[Result]:
@@ -49,9 +50,9 @@ def _as_json(result: Result) -> dict[str, Any]:
     contenders: dict[str, Any] = {
         name: {
             **_times(times),
-            "gigabytes_per_second": round(result.gigabytes_per_second(name), 2),
-            "of_copy": round(result.of_copy(name), 4),
-            "ratio": None if result.ratio(name) is None else round(result.ratio(name) or 0, 4),
+            "gigabytes_per_second": _short(result.gigabytes_per_second(name)),
+            "of_copy": _short(result.of_copy(name)),
+            "ratio": None if (ratio := result.ratio(name)) is None else _short(ratio),
         }
         for name, times in result.times.items()
     }
@@ -67,18 +68,12 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 
 def _times(times: Times) -> dict[str, Any]:
-    first, third = times.quartiles
-    return {
-        "median": _short(times.median),
-        "q1": _short(first),
-        "q3": _short(third),
-        "clock": times.clock,
-        "rounds": [_short(value) for value in times.rounds],
-    }
+    first, third = map(_short, times.quartiles)
+    return {"median": _short(times.median), "q1": first, "q3": third, "rounds": times.count, "clock": times.clock}
 
 
-def _short(seconds: float) -> float:
-    return float(f"{seconds:.5g}")
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def _from_json(entry: dict[str, Any]) -> Result:
@@ -96,4 +91,4 @@ def _from_json(entry: dict[str, Any]) -> Result:
 
 
 def _as_times(entry: dict[str, Any]) -> Times:
-    return Times(tuple(entry["rounds"]), entry["clock"])
+    return Times(entry["median"], (entry["q1"], entry["q3"]), entry["rounds"], entry["clock"])

@@ -131,17 +131,16 @@ def _measure(
     console.print(_LEGEND + "\n", soft_wrap=True)
     results: list[Result] = []
     seconds = SECONDS[device.type] / (_QUICK if options.quick else 1)
-    done = 0
     with console.status("") as status:
+
+        def tell(cell: Cell) -> None:
+            status.update(f"{len(results)} of {len(cells)}: {escape(cell.title.replace(f' {cell.direction}', ''))}")
+
         for (op, variant), group in itertools.groupby(cells, key=lambda cell: (cell.op, cell.variant)):
             some: list[Result] = []
-            tell = lambda cell: status.update(  # noqa: E731
-                f"{done + len(some)} of {len(cells)}: {escape(cell.title.replace(' ' + cell.direction, ''))}"  # noqa: B023
-            )
             for result in measure_cells(list(group), contenders, device, seconds=seconds, on_case=tell):
                 some.append(result)
-            done += len(some)
-            results += some
+                results.append(result)
             table = kernel_table(op, variant, some)
             if Measurement.get(console, console.options.update(max_width=_WIDE), table).maximum > console.width:
                 table = kernel_table(op, variant, some, narrow=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from rich.console import Console
 from jdm_fast import synthesis
 from jdm_fast.cli._progress import counting
 from jdm_fast.cli._scores import as_json, show_scores, write_scores
+from jdm_fast.cli._signals import stopping
 from jdm_fast.cli._video_report import show_folder, show_plan, show_result
 from jdm_fast.data.video_files import Decoder, open_frames
 from jdm_fast.errors import UserError
@@ -26,6 +28,7 @@ from jdm_fast.training.engines import EngineName
 from jdm_fast.training.precision import PrecisionChoice
 
 _DOMAINS = ("x", "y")
+_KEPT = "finished segments are kept, the same command with --resume goes on with them"
 _ROWS = {
     "in_between": "synthesised in between",
     "cross_fade_decoded": "cross-fade of the decoded key frames",
@@ -88,6 +91,9 @@ class Video:
     """Any video encoder of FFmpeg: libx265, ffv1, ...; by default h264_nvenc where the GPU has it, else libx264."""
     crf: int | None = None
     """Quality of the encoder: 0 is lossless or nearly, larger is smaller and worse. 18 by default."""
+    preset: str | None = None
+    """How long the encoder takes to make the file smaller: ultrafast, veryfast, ... placebo of x264 and x265, p1 to p7
+    of NVIDIA's, 13 to 0 of SVT-AV1. Where encoding is what takes the time, a quick one makes the video sooner."""
     keep_audio: bool = False
     """Copy the sound of the input. Goes with an unchanged duration only."""
     resume: bool = False
@@ -129,7 +135,8 @@ def run(arguments: list[str]) -> int:
             f"got {len(options.paths)} paths after RUN"
         )
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with Processes.start(device) as processes:
+    # Of several processes one that cleaned up would keep the others waiting: torchrun's SIGTERM ends them at once.
+    with Processes.start(device) as processes, stopping(_KEPT) if processes.world_size == 1 else nullcontext():
         console = Console(quiet=not processes.is_main)
         model = synthesis.load(options.run, device=str(processes.device))
         input = inputs[0] if len(inputs) == 1 else inputs
@@ -166,8 +173,8 @@ def run(arguments: list[str]) -> int:
 def _wanted(options: Video) -> dict[str, Any]:
     """The options of :func:`jdm_fast.synthesis.synthesize_video`."""
     names = (
-        "factor source every fps input_fps decoder mode to codec crf keep_audio segment_frames engine precision tile"
-        " residual"
+        "factor source every fps input_fps decoder mode to codec crf preset keep_audio segment_frames engine precision"
+        " tile residual"
     )
     return {
         **{name: getattr(options, name) for name in names.split()},

@@ -51,17 +51,19 @@ class Prefetcher:
 
     def _work(self) -> None:
         on_gpu = self._device.type == "cuda"
-        with torch.cuda.stream(torch.cuda.Stream(self._device)) if on_gpu else nullcontext():
-            try:
-                with closing(self._make()) as batches:
-                    for batch in batches:
-                        if on_gpu:
-                            torch.cuda.current_stream(self._device).synchronize()  # ready, for whatever stream takes it
-                        if not self._put(batch):
-                            return
-                self._put(None)
-            except BaseException as error:  # raised again where the batch is asked for
-                self._put(error)
+        try:
+            with (
+                torch.cuda.stream(torch.cuda.Stream(self._device)) if on_gpu else nullcontext(),
+                closing(self._make()) as batches,
+            ):
+                for batch in batches:
+                    if on_gpu:
+                        torch.cuda.current_stream(self._device).synchronize()  # ready, for whatever stream takes it
+                    if not self._put(batch):
+                        return
+            self._put(None)
+        except BaseException as error:  # raised again where the batch is asked for
+            self._put(error)
 
     def _put(self, item: Batch | BaseException | None) -> bool:
         """Put an item where it can be taken; False if nobody will."""

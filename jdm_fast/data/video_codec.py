@@ -15,6 +15,12 @@ from jdm_fast.errors import UserError
 DEFAULT_CODEC = "libx264"
 DEFAULT_CRF = 18  #: hard to tell from the source in H.264
 _CRF_CODECS = ("libx264", "libx264rgb", "libx265", "libvpx", "libvpx-vp9", "libsvtav1")
+_X26X = "ultrafast superfast veryfast faster fast medium slow slower veryslow placebo".split()
+_PRESETS = {
+    **dict.fromkeys(("libx264", "libx264rgb", "libx265"), _X26X),
+    **dict.fromkeys(("h264_nvenc", "hevc_nvenc", "av1_nvenc"), [f"p{k}" for k in range(1, 8)]),
+    "libsvtav1": [str(k) for k in range(13, -1, -1)],
+}
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "rgb24", "bgr0", "gbrp", "bgra", "yuv422p", "yuv422p10le")  # best liked first
 TRIAL_SECONDS = 20.0  #: for an encoder of a GPU to start
 _TRIAL = """
@@ -35,14 +41,18 @@ def video_encoders() -> list[str]:
     return sorted(name for name in av.codecs_available if _encoder(name) is not None)
 
 
-def require_encoder(codec: str, crf: int | None = None) -> av.Codec:
-    """The encoder of this name. UserError if there is none, or it has no quality ``crf``."""
+def require_encoder(codec: str, crf: int | None = None, preset: str | None = None) -> av.Codec:
+    """The encoder of this name. UserError if there is none, or it has no quality ``crf`` or no such ``preset``."""
     found = _encoder(codec)
     if found is None:
         there = ", ".join(video_encoders())
         raise UserError(f"codec: this build of PyAV has no video encoder {codec!r}; it has {there}")
     if crf is not None and quality_option(codec) is None:
         raise UserError(f"crf: {codec} has no such quality; leave it out")
+    if preset is not None and preset not in _PRESETS.get(codec, ()):
+        if codec not in _PRESETS:
+            raise UserError(f"preset: {codec} has none, {', '.join(_PRESETS)} have; leave it out")
+        raise UserError(f"preset: {codec} has {', '.join(_PRESETS[codec])}, quickest first; got {preset!r}")
     return found
 
 
@@ -53,12 +63,14 @@ def quality_option(codec: str) -> str | None:
     return "cq" if codec.endswith("_nvenc") else None
 
 
-def encoder_options(codec: str, crf: int | None) -> dict[str, str]:
-    """The encoder's options for a quality; None is the default one where the encoder has qualities."""
+def encoder_options(codec: str, crf: int | None, preset: str | None = None) -> dict[str, str]:
+    """The encoder's options for a quality, by default ``DEFAULT_CRF`` where it has qualities, and for a preset, by
+    default its own."""
+    options = {} if preset is None else {"preset": preset}
     name = quality_option(codec)
     if name is None:
-        return {}
-    options = {name: str(DEFAULT_CRF if crf is None else crf)}
+        return options
+    options[name] = str(DEFAULT_CRF if crf is None else crf)
     if name == "cq":
         options["rc"] = "vbr"
     if codec.startswith("libvpx"):

@@ -13,6 +13,7 @@ from types import TracebackType
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from jdm_fast.data.video_codec import DEFAULT_CODEC, bit_rate, encoder_options, pixel_format, require_encoder
@@ -109,11 +110,13 @@ class FrameWriter(ABC):
 class VideoWriter(FrameWriter):
     """Video (H.264 by libx264, unless said) in the container that ``path``'s suffix names, one of ``VIDEO_SUFFIXES``.
 
-    ``crf`` is the quality of encoders that have one, 0 (largest file) to 51. Pixels are yuv420p of ITU-R 709 where the
-    encoder takes them. That format knows even sizes only: a frame of odd width or height gets its last column or row
-    repeated once. Nothing is ever cut off.
+    ``crf`` is the quality of encoders that have one, 0 (largest file) to 51, ``preset`` how long x264, x265, SVT-AV1
+    and NVIDIA's take to make the file smaller, in their own words. Pixels are yuv420p of ITU-R 709 where the encoder
+    takes them. That format knows even sizes only: a frame of odd width or height gets its last column or row repeated
+    once. Nothing is ever cut off.
 
-    UserError: no such encoder (the message lists what there is), or the container does not take what it makes.
+    UserError: no such encoder or preset (the message lists what there is), or the container does not take what the
+    encoder makes.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class VideoWriter(FrameWriter):
         fps: Fraction | float,
         crf: int | None = None,
         codec: str = DEFAULT_CODEC,
+        preset: str | None = None,
     ) -> None:
         if Path(path).suffix.lower() not in VIDEO_SUFFIXES:
             raise UserError(f"{path}: videos are written as {', '.join(VIDEO_SUFFIXES)}")
@@ -129,9 +133,11 @@ class VideoWriter(FrameWriter):
             raise UserError(f"fps must be above 0, got {fps}")
         if crf is not None and not 0 <= crf <= 51:
             raise UserError(f"crf must be from 0 to 51, got {crf}")
-        self._encoder = require_encoder(codec, crf)
+        self._encoder = require_encoder(codec, crf, preset)
         super().__init__(path)
-        self._fps, self._crf, self._codec = Fraction(fps).limit_denominator(65535), crf, codec
+        self._fps, self._codec = Fraction(fps).limit_denominator(65535), codec
+        self._options = encoder_options(codec, crf, preset)
+        self._reformatter = VideoReformatter()  # one for all frames: making one takes as long as using it
         self._container: av.container.OutputContainer | None = None
 
     def _begin(self, size: tuple[int, int]) -> None:
@@ -139,7 +145,7 @@ class VideoWriter(FrameWriter):
         try:
             self._stream = stream = self._container.add_stream(self._codec, rate=self._fps)
             stream.height, stream.width = (side + side % 2 for side in size)
-            stream.pix_fmt, stream.options = pixel_format(self._encoder), encoder_options(self._codec, self._crf)
+            stream.pix_fmt, stream.options = pixel_format(self._encoder), self._options
             rate = bit_rate(self._codec, size, self._fps)
             if rate is not None:
                 stream.bit_rate = rate
@@ -160,10 +166,8 @@ class VideoWriter(FrameWriter):
         height, width = frame.shape[:2]
         even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-        if self._is_yuv:
-            picture = picture.reformat(format=self._stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
-        else:
-            picture = picture.reformat(format=self._stream.pix_fmt)
+        colours = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"} if self._is_yuv else {}
+        picture = self._reformatter.reformat(picture, format=self._stream.pix_fmt, **colours)
         self._container.mux(self._stream.encode(picture))
 
     def _end(self) -> None:

@@ -42,7 +42,7 @@ class JointGANConfig:
     """Weight of the L1 distance from conditional samples to the observed partner (ours, after pix2pix; off)."""
     gradient_penalty_weight: float = 0.0
     """Weight of the squared gradient of the critic's own logit of each tuple (ours, after Mescheder et al. 2018; off).
-    Without it small data sets and short trainings draw few different tuples from nothing."""
+    To try where the generators draw few different tuples from nothing."""
     noise: int = 100
     """Numbers of noise for each domain, N(0, I) (paper: 100)."""
     noise_at: NoiseAt = "layers"

@@ -8,9 +8,10 @@ apart. Memory does not grow with the length of the stream.
 
 from __future__ import annotations
 
-from collections import deque
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -21,16 +22,17 @@ from torch import Tensor
 
 from jdm_fast.errors import UserError
 from jdm_fast.ops.interpolate_latents import MODES
-from jdm_fast.synthesis.frame_functions import FrameFunctions, Maps, carried_out, choose_engine
+from jdm_fast.synthesis.frame_functions import FrameFunctions, Function, Maps, carried_out, choose_engine
 from jdm_fast.synthesis.in_thread import in_thread
 from jdm_fast.synthesis.pictures import to_float
 from jdm_fast.training.precision import choose_precision, numerics
 
 AHEAD = 2  # batches of frames that may wait for the caller
 READ_AHEAD = 4  # key frames that may wait to be encoded
-MOST_FRAMES = 64  # in a batch on a GPU
-MOST_ON_CPU, CPU_PIXELS = 8, 2**16  # frames in a batch on a CPU, and their pixels: more do not stay in its caches
+MOST_FRAMES, GPU_PIXELS = 64, 2**23  # frames in a batch on a GPU, and their pixels: more fill memory and nothing else
+MOST_ON_CPU, CPU_PIXELS = 8, 2**16  # the same on a CPU: more do not stay in its caches
 _SHARE_OF_MEMORY = 0.4  # of what is free on a GPU, for a batch
+_KEPT = 4  # pairs of functions that an engine keeps compiled or captured for streams to come
 
 Size = tuple[int, int]
 
@@ -42,21 +44,26 @@ class Piece(NamedTuple):
         key: uint8 [H, W, 3]; one size for a whole stream.
         positions: of the frames, from 0 (this key frame) to 1 (the next), never decreasing; may be empty. Those of the
             last piece, which has no next, are 0.
+        is_cut: whether the next key frame begins another scene; ``positions`` are only 0 and 1 then. It is here for
+            whoever counts scenes.
     """
 
     key: np.ndarray
     positions: tuple[float, ...]
+    is_cut: bool = False
 
 
 def usual_batch(size: Size, device: torch.device) -> int:
-    """Frames in a batch if nobody says: on a CPU by their size; on a GPU the most there can be."""
-    if device.type == "cuda":
-        return MOST_FRAMES
-    return max(1, min(MOST_ON_CPU, CPU_PIXELS // (size[0] * size[1])))
+    """Frames in a batch by their size if nobody says; on a GPU the most there can be."""
+    most, pixels = (MOST_FRAMES, GPU_PIXELS) if device.type == "cuda" else (MOST_ON_CPU, CPU_PIXELS)
+    return max(1, min(most, pixels // (size[0] * size[1])))
 
 
 class FrameEngine:
     """Makes frames between key frames with a model that has latents.
+
+    What is compiled or captured for a size of frames serves the engine's later streams too; several streams at a time
+    have each their own. The model's weights stay where they are meanwhile.
 
     Args:
         model: see :func:`jdm_fast.synthesis.load`.
@@ -120,6 +127,9 @@ class FrameEngine:
             device=self.device,
             residual=residual,
         )
+        self._most: dict[Size, int] = {}
+        self._ready: OrderedDict[tuple[Size, int], tuple[Function, Function]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def stream(self, pieces: Iterable[Piece]) -> Generator[dict[str, np.ndarray], None, None]:
         """The frames of all pieces, by domain uint8 [b, H, W, 3], b at most the batch size, in time order.
@@ -127,35 +137,50 @@ class FrameEngine:
         ``pieces`` is read in a thread of its own, a few key frames ahead. Raises what reading raises, and ValueError
         for key frames that are not uint8 or change their size.
         """
-        with closing(in_thread(pieces, READ_AHEAD, "jdm_fast-reader")) as read:
-            if self.engine == "compile":  # code compiled in a thread that has ended crashes later backward passes
-                yield from self._compute(read)
-            else:
-                yield from in_thread(self._compute(read), AHEAD, "jdm_fast-frames")
+        made = self.compute(pieces)
+        yield from made if self.in_callers_thread else in_thread(made, AHEAD, "jdm_fast-frames")
 
-    # ---- in the thread that computes --------------------------------------------------------------------------------
+    @property
+    def in_callers_thread(self) -> bool:
+        """Whether frames must be computed in a thread that lives on: code compiled in one that has ended crashes later
+        backward passes."""
+        return self.engine == "compile"
 
     @torch.inference_mode()  # a generator under this decorator leaves the mode whenever it hands over
-    def _compute(self, pieces: Iterator[Piece]) -> Generator[dict[str, np.ndarray], None, None]:
-        with numerics(self.precision, self.device):
+    def compute(self, pieces: Iterable[Piece]) -> Generator[dict[str, np.ndarray], None, None]:
+        """As :meth:`stream`, computed in the thread that asks, for whoever has a thread for it."""
+        on_gpu = self.device.type == "cuda"
+        with (
+            closing(in_thread(pieces, READ_AHEAD, "jdm_fast-reader")) as read,
+            # A thread begins with the first GPU as its own.
+            torch.cuda.device(self.device) if on_gpu else nullcontext(),
+            numerics(self.precision, self.device),
+        ):
             if self._channels_last:
                 self._method.to(memory_format=torch.channels_last)
             waiting: deque[_Sent] = deque()
-            copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-            for frames in self._batches(pieces):
-                waiting.append(_Sent(frames, self.domains, copies))
-                while len(waiting) > 1:  # the copy of a batch runs while the next is computed
-                    yield waiting.popleft().arrays()
+            copies = torch.cuda.Stream(self.device) if on_gpu else None
+            with closing(self._batches(read)) as batches:
+                for frames in batches:
+                    waiting.append(_Sent(frames, self.domains, copies))
+                    while len(waiting) > 1:  # the copy of a batch runs while the next is computed
+                        yield waiting.popleft().arrays()
             while waiting:
                 yield waiting.popleft().arrays()
 
-    def _batches(self, pieces: Iterator[Piece]) -> Iterator[Maps]:
+    # ---- in the thread that computes --------------------------------------------------------------------------------
+
+    def _batches(self, pieces: Iterator[Piece]) -> Generator[Maps, None, None]:
         """Frames of all domains on the device, a batch at a time."""
         first = next(pieces, None)
         if first is None:
             return
         size: Size = first.key.shape[:2]
-        run = _Run(self, size, first)
+        with closing(_Run(self, size, first)) as run:
+            yield from self._batches_of(run, first, pieces)
+
+    @staticmethod
+    def _batches_of(run: _Run, first: Piece, pieces: Iterator[Piece]) -> Iterator[Maps]:
         last = first
         while group := list(islice(pieces, run.pairs)):
             positions = [i + p for i, piece in enumerate([last, *group[:-1]]) for p in piece.positions]
@@ -169,15 +194,20 @@ class FrameEngine:
 
     def images(self, keys: Sequence[np.ndarray], size: Size) -> Tensor:
         """Key frames as the networks take them, padded, on the device."""
-        images = self._model._padded(to_float(_stacked(keys, size)).to(self.device))
+        images = self._model._padded(to_float(_stacked(keys, size), self.device))
         return images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
 
     def most_at_once(self, maps: Maps, size: Size) -> int:
-        """Frames in a batch, if nobody says: measured once on a GPU."""
+        """Frames in a batch; if nobody says, measured on a GPU by the engine's first stream of this size."""
         if self._batch_size is not None:
             return self._batch_size
         if self.device.type != "cuda":
             return usual_batch(size, self.device)
+        if size not in self._most:
+            self._most[size] = self._measure(maps, size)
+        return self._most[size]
+
+    def _measure(self, maps: Maps, size: Size) -> int:
         positions = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._functions.frames(size, positions, *maps)
         torch.cuda.synchronize(self.device)
@@ -187,7 +217,25 @@ class FrameEngine:
         torch.cuda.synchronize(self.device)
         each = max(1, (torch.cuda.max_memory_allocated(self.device) - before) // 2)
         free, _ = torch.cuda.mem_get_info(self.device)
-        return max(1, min(MOST_FRAMES, int(_SHARE_OF_MEMORY * free / each)))
+        return max(1, min(usual_batch(size, self.device), int(_SHARE_OF_MEMORY * free / each)))
+
+    def take_functions(self, size: Size, pairs: int) -> tuple[Function, Function]:
+        """What makes maps of key frames, and frames of maps: that of an earlier stream, or new. It is the caller's own
+        until it is given back."""
+        with self._lock:
+            ready = self._ready.pop((size, pairs), None)
+        if ready is not None:
+            return ready
+        functions = (self._functions.keys, partial(self._functions.frames, size))
+        keys, frames = (carried_out(function, self.engine, self.device) for function in functions)
+        return keys, frames
+
+    def give_back(self, size: Size, pairs: int, functions: tuple[Function, Function]) -> None:
+        """For the next stream; those that were not used for longest are dropped."""
+        with self._lock:
+            self._ready[size, pairs] = functions
+            while len(self._ready) > _KEPT:
+                self._ready.popitem(last=False)
 
 
 class _Run:
@@ -198,15 +246,17 @@ class _Run:
 
     def __init__(self, engine: FrameEngine, size: Size, first: Piece) -> None:
         self._engine, self._size = engine, size
-        functions = engine._functions
-        self._maps: Maps = functions.keys(engine.images([first.key], size))
+        self._maps: Maps = engine._functions.keys(engine.images([first.key], size))
         self._missing = 0
         self._batch = engine.most_at_once(self._maps, size)
         #: Key frames that are encoded together, each the end of a pair.
         self.pairs = max(1, self._batch // max(1, len(first.positions)))
         self._fixed = engine.engine != "eager"
-        self._keys = carried_out(functions.keys, engine.engine, engine.device)
-        self._frames = carried_out(partial(functions.frames, size), engine.engine, engine.device)
+        self._keys, self._frames = engine.take_functions(size, self.pairs)
+
+    def close(self) -> None:
+        """The functions go back for the next stream."""
+        self._engine.give_back(self._size, self.pairs, (self._keys, self._frames))
 
     def take(self, keys: list[np.ndarray]) -> None:
         """Go on to the next key frames; the last one so far begins the first pair. Fewer than ``pairs`` are the last

@@ -36,8 +36,8 @@ def in_thread(items: Iterable[Item], ahead: int, name: str) -> Generator[Item, N
         return False
 
     def work() -> None:
-        iterator = iter(items)
         try:
+            iterator = iter(items)
             try:
                 for item in iterator:
                     if not put(True, item):

@@ -335,7 +335,7 @@ class Model:
         height, width = images.shape[1:3]
         step = batch_size or batch_for(height, width)
         for start in range(0, len(images), step):
-            chunk = to_float(images[start : start + step]).to(self.device)
+            chunk = to_float(images[start : start + step], self.device)
             out[start : start + step] = self._to_uint8(self._translate(chunk, to, source, tile), (height, width))
         return out
 

@@ -136,9 +136,9 @@ def test_a_contender_that_raises_does_not_stop_the_race() -> None:
 
 
 def test_quartiles() -> None:
-    times = Times((5.0, 1.0, 2.0, 4.0, 3.0), "wall")
-    assert times.median == 3 and times.quartiles == (2, 4)
-    assert Times((7.0,), "wall").quartiles == (7, 7)
+    times = Times.of((5.0, 1.0, 2.0, 4.0, 3.0), "wall")
+    assert times.median == 3 and times.quartiles == (2, 4) and times.count == 5
+    assert Times.of((7.0,), "wall").quartiles == (7, 7)
 
 
 def test_inputs_exceed_the_cache_and_their_number_is_bounded() -> None:

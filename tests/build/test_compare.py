@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def compare() -> ModuleType:
 
 
 def times(median: float, noise: random.Random, spread: float = 0.05) -> Times:
-    return Times(tuple(median * (1 + spread * noise.uniform(-1, 1)) for _ in range(15)), "wall")
+    return Times.of([median * (1 + spread * noise.uniform(-1, 1)) for _ in range(15)], "wall")
 
 
 def write(path: Path, seed: int, planted: float = 1.0, machine: float = 1.0, wrong: bool = False) -> Path:
@@ -98,6 +99,18 @@ def test_a_slower_machine_is_said(compare: ModuleType, tmp_path: Path, capsys: p
     assert "The other contenders took 2.0" in text and "slower: 8 of 8" in text
     assert compare.main([str(old), str(new), "--contenders", "all"]) == 1
     assert "slower: 16 of 16" in capsys.readouterr().out
+
+
+def test_ratios_take_the_machine_out(compare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(tmp_path / "old.json", 0)
+    assert compare.main([str(old), str(write(tmp_path / "new.json", 1, machine=2)), "--over", "eager"]) == 0
+    assert capsys.readouterr().out.startswith("8 cells compared, none changed")
+    new = write(tmp_path / "new.json", 1, machine=2, planted=1.5)
+    assert compare.main([str(old), str(new), "--over", "eager"]) == 1
+    text = capsys.readouterr().out
+    assert "slower: 1 of 8" in text and re.search(r"1\.[45]\d?x +0\.\d+ eager -> +0\.\d+ eager  frames_to_uint8", text)
+    assert compare.main([str(old), str(new), "--over", "compile"]) == 2
+    assert "no times over those of 'compile'; contenders there: eager, jdm_fast" in capsys.readouterr().err
 
 
 def benchmark(name: str, median: float, implementation: str | None, group: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,23 @@ def test_killed_and_run_again_gives_the_same(run: Path, films: Path, tmp_path: P
     for suffix in (".mp4", ".x.mp4", ".y.mp4"):
         assert_same_pictures(tmp_path / f"out{suffix}", tmp_path / f"whole{suffix}")
     assert not list(tmp_path.glob(".*")), "nothing is left over"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(run: Path, films: Path, tmp_path: Path, number: signal.Signals) -> None:
+    segments = tmp_path / ".out.mp4.segments"
+    process = start(run, films / "long.mp4", tmp_path / "out.mp4", *FACTOR, "--preset", "placebo")
+    patience = time.monotonic() + 120
+    while not list(segments.glob("[0-9]*.json")):
+        assert process.poll() is None and time.monotonic() < patience, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert f"stopped by {number.name}; finished segments are kept" in errors and "Traceback" not in errors
+    assert not (tmp_path / "out.mp4").exists() and not list(segments.glob(".*")), "no file is left half written"
+    finish(start(run, films / "long.mp4", tmp_path / "out.mp4", *FACTOR, "--preset", "placebo", "--resume"))
+    assert sum(1 for _ in read_frames(tmp_path / "out.mp4")) == 91
 
 
 def test_two_processes_make_what_one_makes(run: Path, films: Path, tmp_path: Path) -> None:

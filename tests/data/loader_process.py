@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def line(step: int, batch: dict[str, torch.Tensor]) -> Line:
 
 def load(connection: Connection, root: Path, start: int, stop: int, settings: dict[str, Any]) -> None:
     """Send the :func:`line` of each step as soon as it is there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
     with open_loader(root, **settings).batches(start, stop) as batches:
         for step, batch in enumerate(batches, start):
             connection.send(line(step, batch))

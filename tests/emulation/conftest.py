@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.emulation.harness import EMULATION, KERNELS, EmulatedGpu, build
+from tests.emulation.building import EMULATION, KERNELS, build
+from tests.emulation.harness import EmulatedGpu
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,16 @@
 """The CUDA kernels on the emulated GPU, called with PyTorch tensors.
 
-:func:`build` compiles sources with g++ into ``build/emulation``, under a name made of everything the result depends on,
-so a second run compiles nothing. :class:`EmulatedGpu` calls the launchers the way the bindings do, on memory that is
+:class:`EmulatedGpu` calls the launchers the way the bindings do, on memory that is
 hard on kernels: outputs and workspace hold NaN before the call and lie between sentinels that must survive it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +18,7 @@ import torch
 from torch import Tensor
 
 from jdm_fast.ops.reference import accumulation_dtype
-
-ROOT = Path(__file__).resolve().parents[2]
-KERNELS = sorted((ROOT / "csrc" / "kernels").glob("*.cu"))
-EMULATION = sorted((ROOT / "csrc" / "emulation").glob("*.cpp"))
-FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fPIC")
+from tests.emulation.building import ROOT
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # in the order of the C++ enum
 ACTIVATIONS = ("none", "relu", "leaky_relu")
@@ -33,39 +26,6 @@ ACTIVATIONS = ("none", "relu", "leaky_relu")
 ORDERS = {"forward": (0, 0), "reverse": (1, 0), "random": (2, 7)}
 STREAM = 12345  # a stream is only handed through: any number will do
 SENTINEL, POISON, MARGIN = 0xA5, 0xFF, 256
-
-
-def build(sources: Sequence[Path], flags: Sequence[str], name: str) -> Path:
-    """Compiles ``sources`` (C++, or CUDA as C++) and links them to ``build/emulation/<hash>/<name>``."""
-    compiler = os.environ.get("CXX", "g++")
-    headers = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".h", ".cuh", ".cu"}]
-    digest = hashlib.sha256(repr((compiler, flags, name)).encode())
-    for path in sorted({*headers, *sources}):
-        digest.update(path.as_posix().encode() + path.read_bytes())
-    folder = ROOT / "build" / "emulation" / digest.hexdigest()[:16]
-    result = folder / name
-    if result.exists():
-        return result
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def run(*command: str | Path) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stderr[-4000:]}")
-
-    def compile_one(source: Path) -> Path:
-        target = folder / f"{name}.{source.name}.{os.getpid()}.o"
-        run(compiler, *FLAGS, *flags, f"-I{ROOT / 'csrc'}", "-x", "c++", "-c", source, "-o", target)
-        return target
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sources))
-    finished = folder / f"{name}.{os.getpid()}"
-    run(compiler, *flags, *(("-shared",) if name.endswith(".so") else ()), *objects, "-o", finished)
-    finished.replace(result)  # whole or not at all: another process may be doing the same
-    for path in objects:
-        path.unlink()
-    return result
 
 
 @dataclass
@@ -215,7 +175,7 @@ def norm_shape(
 
 
 class EmulatedGpu:
-    """The launchers of a library that :func:`build` made."""
+    """The launchers of a library that :func:`tests.emulation.building.build` made."""
 
     def __init__(self, library: Path) -> None:
         self.path = library
@@ -233,6 +193,9 @@ class EmulatedGpu:
         self.kernels: list[str] = []
         #: Blocks of each of them.
         self.grids: list[int] = []
+        #: Set to count accesses of the next instance norm: how often each element was read or written, by the name of
+        #: the tensor, in memory order ([N, H, W, C] in channels_last).
+        self.touched: dict[str, Tensor] | None = None
 
     def set_order(self, order: str) -> None:
         number, seed = ORDERS[order]
@@ -256,6 +219,23 @@ class EmulatedGpu:
             assert int(stream) == STREAM, f"{kernel} was launched on stream {stream}, not on the caller's"
             self.kernels.append(plain_name(kernel))
             self.grids.append(int(grid))
+
+    @contextmanager
+    def _watching(self, **tensors: Guarded | None) -> Iterator[None]:
+        """Fills :attr:`touched`, if it is set, with the accesses to ``tensors`` in the meantime."""
+        given = {name: value for name, value in tensors.items() if value is not None and self.touched is not None}
+        counts = {name: torch.zeros(value.tensor.nbytes, dtype=torch.int32) for name, value in given.items()}
+        for name, value in given.items():
+            bytes_and_counts = ctypes.c_int64(value.tensor.nbytes), ctypes.c_void_p(counts[name].data_ptr())
+            self.library.emulation_watch(ctypes.c_void_p(value.pointer), *bytes_and_counts)
+        try:
+            yield
+        finally:
+            self.library.emulation_watch_nothing()
+        for name, value in given.items():
+            by_element = counts[name].view(*value.tensor.shape, value.tensor.itemsize)
+            assert bool((by_element == by_element[..., :1]).all()), f"an access cut an element of {name} in two"
+            self.touched[name] = by_element[..., 0]
 
     def _workspace(self, name: str, *args: object) -> Guarded:
         return Guarded((getattr(self.library, f"emulation_{name}_workspace")(*args),), torch.uint8)
@@ -293,13 +273,14 @@ class EmulatedGpu:
         args = NormForward(
             stored.pointer, pointer(extra), *map(pointer, parameters), y.pointer, mean.pointer, rstd.pointer, eps
         )
-        self._call(
-            "instance_norm_forward",
-            ctypes.byref(shape),
-            ctypes.byref(args),
-            workspace.pointer,
-            ctypes.c_int(multiprocessors),
-        )
+        with self._watching(x=stored, residual=extra, y=y):
+            self._call(
+                "instance_norm_forward",
+                ctypes.byref(shape),
+                ctypes.byref(args),
+                workspace.pointer,
+                ctypes.c_int(multiprocessors),
+            )
         for guarded in (y, mean, rstd, workspace):
             guarded.check()
         return from_memory_order(y.tensor, channels_last), mean.tensor, rstd.tensor
@@ -334,13 +315,14 @@ class EmulatedGpu:
         args = NormBackward(
             gradient.pointer, stored.pointer, *map(pointer, inputs), dx.pointer, d_weight.pointer, d_bias.pointer
         )
-        self._call(
-            "instance_norm_backward",
-            ctypes.byref(shape),
-            ctypes.byref(args),
-            workspace.pointer,
-            ctypes.c_int(multiprocessors),
-        )
+        with self._watching(x=stored, dy=gradient, dx=dx):
+            self._call(
+                "instance_norm_backward",
+                ctypes.byref(shape),
+                ctypes.byref(args),
+                workspace.pointer,
+                ctypes.c_int(multiprocessors),
+            )
         for guarded in (dx, d_weight, d_bias, workspace):
             guarded.check()
         return from_memory_order(dx.tensor, channels_last), d_weight.tensor, d_bias.tensor

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.emulation.harness import ORDERS, ROOT, EmulatedGpu, build
+from tests.emulation.building import ROOT, build
+from tests.emulation.harness import ORDERS, EmulatedGpu
 
 SOURCES = [ROOT / "tests" / "emulation" / "emulator_programs.cpp", ROOT / "csrc" / "emulation" / "cuda_emulation.cpp"]
 SANITIZE = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]

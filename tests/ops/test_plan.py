@@ -10,7 +10,7 @@ import torch
 from jdm_fast import _extension, ops
 from jdm_fast.errors import UserError
 
-needs_extension = pytest.mark.skipif(not _extension.available, reason="asks the compiled kernels")
+assert _extension.available, _extension.reason
 
 # shape, channels_last, path forward and backward on an H200, in bfloat16
 CASES = [
@@ -28,7 +28,6 @@ CASES = [
 ]
 
 
-@needs_extension
 @pytest.mark.parametrize(("shape", "channels_last", "forward", "backward"), CASES)
 def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: str, backward: str) -> None:
     size = 2 * torch.Size(shape).numel()
@@ -45,7 +44,6 @@ def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: st
         assert path in str(plan) and plan.kernels[-1] in str(plan)
 
 
-@needs_extension
 def test_clusters_are_of_hopper() -> None:
     shape = (1, 256, 64, 64)
     assert ops.plan(shape, torch.bfloat16, channels_last=True, gpu="a100").path == "split"
@@ -54,7 +52,6 @@ def test_clusters_are_of_hopper() -> None:
     )
 
 
-@needs_extension
 def test_planes_of_clusters_are_in_registers_or_shared_memory() -> None:
     asked: Any = {"shape": (1, 64, 256, 512), "dtype": torch.bfloat16, "gpu": "h200"}
     forward, backward = ops.plan(**asked), ops.plan(**asked, backward=True)
@@ -64,7 +61,6 @@ def test_planes_of_clusters_are_in_registers_or_shared_memory() -> None:
     assert ops.plan(**{**asked, "gpu": "a100"}).path == "split"
 
 
-@needs_extension
 def test_a_residual_is_read_forward_alone() -> None:
     size = 4 * 2 * 3 * 5 * 7
     asked: Any = {"shape": (2, 3, 5, 7), "gpu": "h100", "residual": True}
@@ -72,7 +68,6 @@ def test_a_residual_is_read_forward_alone() -> None:
     assert ops.plan((2, 0, 5, 7), gpu="h100").kernels == ()
 
 
-@needs_extension
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -99,7 +94,6 @@ def test_without_the_extension_it_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         ops.plan((1, 2, 3, 4), gpu="h200")
 
 
-@needs_extension
 @pytest.mark.gpu
 def test_the_gpu_that_is_there() -> None:
     assert ops.plan((1, 256, 64, 64), torch.bfloat16).path == "resident"

@@ -98,6 +98,33 @@ def test_what_is_compiled_or_captured_sees_one_shape(
         assert np.abs(frames[domain].astype(int) - expected[domain]).max() <= 1
 
 
+def test_what_is_compiled_serves_later_streams(jwdm: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried: list[str] = []
+
+    def carried_out(function: Any, engine: str, device: torch.device) -> Any:
+        carried.append(engine)
+        return function
+
+    monkeypatch.setattr(frame_engine, "carried_out", carried_out)
+    given = pieces([(0.0, 0.5)] * 2 + [(0.0,)])
+    engine = FrameEngine(jwdm, batch_size=4, engine="compile")
+    for _ in range(3):
+        made(engine, given)
+    assert len(carried) == 2, "keys and frames, once"
+    made(engine, pieces([(0.0, 0.25, 0.5, 0.75), (0.0,)]))
+    made(engine, pieces([(0.0, 0.5), (0.0,)], 24, 24))
+    assert len(carried) == 6, "other numbers of pairs, other sizes"
+    made(engine, given)
+    assert len(carried) == 6
+    one, other = engine.stream(given), engine.stream(given)
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left["y"], right["y"])
+    assert len(carried) == 8, "two streams at a time do not share"
+    for height in range(32, 72, 8):
+        made(engine, pieces([(0.0, 0.5), (0.0,)], height))
+    assert len(engine._ready) == frame_engine._KEPT
+
+
 def test_torch_compile_gives_the_same(jwdm: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))  # in seconds
     given = pieces([(0.0, 0.5)] * 2 + [(0.0,)])
@@ -163,6 +190,16 @@ def test_what_reading_raises_comes_to_the_caller(negative: Model) -> None:
 
     with pytest.raises(UserError, match="torn"):
         list(FrameEngine(negative, batch_size=2).stream(broken()))
+    assert not alive()
+
+
+def test_what_cannot_even_begin_is_raised_too(negative: Model) -> None:
+    class Torn:
+        def __iter__(self) -> Iterator[Piece]:
+            raise UserError("no such film")
+
+    with pytest.raises(UserError, match="no such film"):
+        list(FrameEngine(negative).stream(Torn()))
     assert not alive()
 
 

@@ -162,6 +162,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #else
   cuda_emulation::check_aligned(shared, kVectorBytes);
   cuda_emulation::check_aligned(global, kVectorBytes);
+  cuda_emulation::touch(global, kVectorBytes);
   cuda_emulation::detail::begin_copy(shared, global, kVectorBytes);
 #endif
 }

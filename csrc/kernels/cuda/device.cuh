@@ -33,6 +33,7 @@
 
 #include "../../emulation/cuda_emulation.h"
 #include "../../emulation/float16.h"
+#include "../../emulation/touched.h"
 
 #define JDM_LAUNCH(kernel, grid, block, shared_bytes, stream) \
   ::cuda_emulation::detail::launch<(kernel)>((grid), (block), (shared_bytes), (stream))
@@ -164,6 +165,7 @@ __device__ __forceinline__ Packed<T, kCount> load(const T* address) {
   memcpy(&value, &word, sizeof(value));
 #else
   cuda_emulation::check_aligned(address, sizeof(value));
+  cuda_emulation::touch(address, sizeof(value));
   std::memcpy(&value, address, sizeof(value));
 #endif
   return value;
@@ -207,6 +209,7 @@ __device__ __forceinline__ void store(T* address, const Packed<T, kCount>& value
 #else
   (void)streaming;
   cuda_emulation::check_aligned(address, sizeof(value));
+  cuda_emulation::touch(address, sizeof(value));
   std::memcpy(address, &value, sizeof(value));
 #endif
 }
@@ -218,6 +221,9 @@ __device__ __forceinline__ Accumulator<T> load_one(const T* address) {
 
 template <typename T>
 __device__ __forceinline__ void store_one(T* address, Accumulator<T> value) {
+#if !defined(__CUDACC__)
+  cuda_emulation::touch(address, sizeof(T));
+#endif
   *address = from_accumulator<T>(value);
 }
 

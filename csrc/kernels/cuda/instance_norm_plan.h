@@ -57,7 +57,7 @@ inline int norm_threads(int64_t vectors, bool backward) {
 constexpr int64_t kMinPlaneChunk = 8192;  // pixels; below, a second kernel costs more than it gains
 constexpr int64_t kMinTilePasses = 4;     // rows of a part, in rows of threads
 constexpr int64_t kMaxSplits = 512;
-constexpr int kMinVectorLanes = 4;  // 64 bytes: rows of 32 were slower on an H200 in all shapes but one
+constexpr int kMinVectorLanes = 4;  // 64 bytes: rows of 32 were slower on an H200 in nearly all shapes
 constexpr int kMinScalarLanes = 4;
 constexpr int64_t kWantedParts =
     16;  // of a tile: with more, narrower tiles; every block combines all parts of its tile

@@ -43,12 +43,9 @@ struct PlanePart {
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward.
 
-// Blocks of a multiprocessor: 64 registers a thread, so that some read while others compute or write.
-constexpr int resident_blocks(int threads) { return threads == 32 ? 8 : 1024 / threads; }
-
 // Group of kThreads threads per plane; at most kThreads * kVectors vectors of it are held.
 template <typename T, int kThreads, int kVectors>
-__global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, resident_blocks(kThreads))
+__global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
     planes_forward_resident(NormForward<T> args, int64_t planes) {
   using A = Accumulator<T>;
   constexpr int kVector = kVectorElements<T>;
@@ -175,7 +172,7 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
 // Backward.
 
 template <typename T, int kThreads, int kVectors>
-__global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, resident_blocks(kThreads))
+__global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
     planes_backward_resident(NormBackward<T> args, int64_t planes) {
   using A = Accumulator<T>;
   constexpr int kVector = kVectorElements<T>;

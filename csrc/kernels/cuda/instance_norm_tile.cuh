@@ -80,6 +80,30 @@ struct ThreadRows {
   }
 };
 
+// The steps of warp_scatter_merge with partners `kOffset` lanes away and nearer; each lane has 2 * kHalf channels, or
+// one. By recursion: of loops that are too long, the compiler leaves some rolled up, and `own` in local memory.
+template <int kOffset, int kHalf, int kVector, typename Value>
+__device__ __forceinline__ void scatter_merge_from(Value (&own)[kVector], int lanes, int& first, int& count,
+                                                   int& copies) {
+  if (kOffset < lanes) return;
+  const bool upper = (threadIdx.x & kOffset) != 0;
+  if constexpr (kHalf > 0) {
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      const Value kept = choose(upper, own[kHalf + i], own[i]);
+      const Value taken = from_lane(choose(upper, own[i], own[kHalf + i]), kOffset);
+      own[i] = merge(choose(upper, taken, kept), choose(upper, kept, taken));
+    }
+    if (upper) first += kHalf;
+    count = kHalf;
+  } else {
+    const Value taken = from_lane(own[0], kOffset);
+    own[0] = merge(choose(upper, taken, own[0]), choose(upper, own[0], taken));
+    copies |= kOffset;
+  }
+  if constexpr (kOffset > 1) scatter_merge_from<kOffset / 2, kHalf / 2>(own, lanes, first, count, copies);
+}
+
 // Combines the kVector channels that the lanes of a warp hold, over the lanes that are neighbours of `lanes` others. At
 // each step a lane hands half of its channels to its partner and takes over the other half, so that every channel is
 // combined in one lane only. Returns the number of the first of the channels that `own` begins with afterwards; `count`
@@ -88,26 +112,7 @@ template <int kVector, typename Value>
 __device__ __forceinline__ int warp_scatter_merge(Value (&own)[kVector], int lanes, int& count) {
   int first = 0, copies = 0;  // lane bits in which lanes with the same channels differ
   count = kVector;
-#pragma unroll
-  for (int step = 0; step < 5; ++step) {
-    const int offset = 16 >> step, half = kVector >> (step + 1);
-    if (offset < lanes) break;
-    const bool upper = (threadIdx.x & offset) != 0;
-    if (half > 0) {
-#pragma unroll
-      for (int i = 0; i < half; ++i) {
-        const Value kept = choose(upper, own[half + i], own[i]);
-        const Value taken = from_lane(choose(upper, own[i], own[half + i]), offset);
-        own[i] = merge(choose(upper, taken, kept), choose(upper, kept, taken));
-      }
-      if (upper) first += half;
-      count = half;
-    } else {
-      const Value taken = from_lane(own[0], offset);
-      own[0] = merge(choose(upper, taken, own[0]), choose(upper, own[0], taken));
-      copies |= offset;
-    }
-  }
+  scatter_merge_from<16, kVector / 2>(own, lanes, first, count, copies);
   if ((threadIdx.x & copies) != 0) count = 0;
   return first;
 }

@@ -50,10 +50,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   if (tile.active) {
     const T* const a = args.u + tile.offset(args.channels, args.pixels);
     const T* const b = a + args.next;
-    A shift_a[kVector], shift_b[kVector];
-    unpack(load<kVector>(a), shift_a);
-    unpack(load<kVector>(b), shift_b);
-    constexpr int kRows = kTileUnroll / 2;  // of both keys: with more, 16-bit types spill
+    // Packed, as registers are what there is too little of.
+    Packed<T, kVector> shift_a = load<kVector>(a), shift_b = load<kVector>(b);
+    constexpr int kRows = kVector == 8 ? kTileUnroll / 2 : kTileUnroll;  // of each key
     int64_t pixel = tile.begin + tile.row;
     for (; pixel + (kRows - 1) * tile.rows < tile.end; pixel += kRows * tile.rows) {
       Packed<T, kVector> packed_a[kRows], packed_b[kRows];
@@ -62,13 +61,19 @@ __global__ void __launch_bounds__(kTileThreads, 2)
         packed_a[r] = load<kVector>(a + (pixel + r * tile.rows) * args.channels);
         packed_b[r] = load<kVector>(b + (pixel + r * tile.rows) * args.channels);
       }
+      // Else the compiler unpacks them before the loop and spills. bfloat16 it unpacks in place, by a shift.
+      if constexpr (std::is_same_v<T, Float16> && kVector > 1) {
+        forget_unpacked(shift_a);
+        forget_unpacked(shift_b);
+      }
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
+        const A zero_a = to_accumulator(shift_a.element[e]), zero_b = to_accumulator(shift_b.element[e]);
         A value_a[kRows], value_b[kRows];
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          value_a[r] = to_accumulator(packed_a[r].element[e]) - shift_a[e];
-          value_b[r] = to_accumulator(packed_b[r].element[e]) - shift_b[e];
+          value_a[r] = to_accumulator(packed_a[r].element[e]) - zero_a;
+          value_b[r] = to_accumulator(packed_b[r].element[e]) - zero_b;
         }
         own[e] = merge(own[e], pair_moments_of(value_a, value_b));
       }
@@ -79,7 +84,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       unpack(load<kVector>(b + pixel * args.channels), value_b);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
-        const PairMoments<A> one{A(1), value_a[e] - shift_a[e], value_b[e] - shift_b[e], A(0), A(0), A(0)};
+        const A distance_a = value_a[e] - to_accumulator(shift_a.element[e]);
+        const A distance_b = value_b[e] - to_accumulator(shift_b.element[e]);
+        const PairMoments<A> one{A(1), distance_a, distance_b, A(0), A(0), A(0)};
         own[e] = merge(own[e], one);
       }
     }

@@ -57,6 +57,8 @@ def synthesize_video(
         as_frames: write PNG frames.
         codec: any video encoder of PyAV; by default h264_nvenc where the GPU that is used has it, else libx264.
         crf: quality of encoders that have one, 0 (largest file) to 51; by default 18.
+        preset: how long the encoder takes to make the file smaller: ``ultrafast`` to ``placebo`` of x264 and x265,
+            ``p1`` to ``p7`` of NVIDIA's, ``13`` to ``0`` of SVT-AV1.
         keep_audio: copy the input's first sound track. It goes with an unchanged duration only.
         segment_frames: about so many output frames are made and kept at a time; see ``resume``.
         batch_size, engine, precision, tile, residual: see :class:`jdm_fast.synthesis.frame_engine.FrameEngine`.

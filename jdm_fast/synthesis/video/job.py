@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,14 +19,16 @@ from jdm_fast._files import make_folder
 from jdm_fast.data.video_codec import DEFAULT_CODEC, opens, require_encoder
 from jdm_fast.data.video_files import open_frames
 from jdm_fast.errors import UserError
-from jdm_fast.synthesis.frame_engine import FrameEngine, usual_batch
+from jdm_fast.synthesis.frame_engine import AHEAD, READ_AHEAD, FrameEngine, usual_batch
+from jdm_fast.synthesis.in_thread import in_thread
 from jdm_fast.synthesis.model import Model
 from jdm_fast.synthesis.video.join import has_sound, join_videos
 from jdm_fast.synthesis.video.options import VideoOptions, rates
 from jdm_fast.synthesis.video.outputs import Input, Outputs, is_video_name, output_paths, require_writable
 from jdm_fast.synthesis.video.store import SegmentStore
-from jdm_fast.synthesis.video.timeline import Timeline, segments
+from jdm_fast.synthesis.video.timeline import Segment, Timeline, segments
 from jdm_fast.synthesis.video.translator import Translator
+from jdm_fast.synthesis.video.writing import WAITING, Part, SegmentWriters
 
 OnProgress = Callable[[int, int | None], None]
 OnFrames = Callable[[dict[str, np.ndarray]], None]
@@ -87,12 +89,14 @@ class VideoJob:
         paths = output_paths(output, domains, is_file)
         require_writable(given, output, paths, is_file)
         if is_file and options.codec is not None:
-            require_encoder(options.codec, options.crf)
+            require_encoder(options.codec, options.crf, options.preset)
         self.frames = open_frames(given, fps=options.input_fps, decoder=options.decoder, device=model.device)
         sampled, shown, to_end = rates(options, self.frames)
         self.fps = shown.limit_denominator(65535)
         codec = "PNG" if not is_file else options.codec or _usual_codec(model, self.frames.size, self.fps, len(domains))
-        self.outputs = Outputs(output, paths, domains, not is_file, codec, options.crf)
+        if is_file:
+            require_encoder(codec, options.crf, options.preset)
+        self.outputs = Outputs(output, paths, domains, not is_file, codec, options.crf, options.preset)
         self.timeline = Timeline(
             self.frames,
             rate=sampled,
@@ -113,7 +117,8 @@ class VideoJob:
         batch = self.options.batch_size
         if not isinstance(batch, int):
             batch = usual_batch((height, width), self.model.device)
-        pictures = 1 + 2 * len(self.outputs.domains)  # in, out, and out side by side
+        # Of every domain: those that wait to be written, and what each stage has in hand; and once side by side.
+        pictures = 1 + len(self.outputs.domains) * (AHEAD + WAITING + 4)
         count = self._key_count()
         return VideoPlan(
             files=dict(self.outputs.paths),
@@ -140,36 +145,41 @@ class VideoJob:
         on_frames: OnFrames | None = None,
     ) -> None:
         """Make the segments that are mine by their number, and are not there yet."""
-        done = cuts = 0
-        for segment in segments(self.timeline, self.keys):
-            if is_mine(segment.number) and self.store.finished(segment.number) is None:
-                shown = done
-
-                def on_part(part: dict[str, np.ndarray]) -> None:
-                    nonlocal shown
+        made = self._made(is_mine)
+        if not self._engine.in_callers_thread:
+            made = in_thread(made, AHEAD, "jdm_fast-frames")
+        done = shown = 0
+        with closing(made), SegmentWriters(self.store, lambda path: self.outputs.writer(path, self.fps)) as writers:
+            for segment, part, mine in made:
+                if part is not None:
                     if on_frames:
                         on_frames(part)
+                    writers.write(segment.number, part)
                     shown += len(next(iter(part.values())))
-                    if on_progress:
-                        on_progress(shown, self.total)
+                else:
+                    if mine:
+                        note = {"key_frames": segment.key_frames, "last": segment.following is None}
+                        writers.end(segment.number, {**note, "cuts": segment.cuts})
+                    done += segment.frames
+                    shown = done
+                if on_progress:
+                    on_progress(shown, self.total)
 
-                def note(segment: Any = segment, before: int = cuts) -> dict[str, Any]:
-                    for _ in segment:
-                        pass
-                    return {
-                        "key_frames": segment.key_frames,
-                        "last": segment.following is None,
-                        "cuts": self.timeline.cuts - before,
-                    }
+    def _made(self, is_mine: Callable[[int], bool]) -> Generator[tuple[Segment, Part | None, bool], None, None]:
+        """The parts of every segment that is mine to make, and after them, and of every other one, None: all is taken.
 
-                parts = self._engine.stream(segment)
-                self.store.write(segment.number, parts, lambda path: self.outputs.writer(path, self.fps), on_part, note)
-            else:
+        The input is read ahead, so that it has been when the next segment begins.
+        """
+        with closing(in_thread(self.timeline, READ_AHEAD, "jdm_fast-timeline")) as pieces:
+            for segment in segments(pieces, self.keys):
+                mine = is_mine(segment.number) and self.store.finished(segment.number) is None
+                if mine:
+                    with closing(self._engine.compute(segment)) as parts:
+                        for part in parts:
+                            yield segment, part, True
                 for _ in segment:
                     pass
-            done, cuts = done + segment.frames, self.timeline.cuts
-            if on_progress:
-                on_progress(done, self.total)
+                yield segment, None, mine
 
     def publish(self, reused: int = 0) -> VideoResult:
         """Join the segments, give the outputs their names, and remove the segments."""

@@ -37,7 +37,8 @@ def join_videos(parts: Sequence[Path], output: Path, fps: Fraction, sound: Path 
     with ExitStack() as stack:
         target = stack.enter_context(_written(output))
         first = stack.enter_context(av.open(os.fspath(parts[0])))
-        stream = target.add_stream_from_template(first.streams.video[0])
+        # Opaque: packets are passed on. Else an encoder of the decoder's name is asked for, which AV1's has not.
+        stream = target.add_stream_from_template(first.streams.video[0], opaque=True)
         stream.time_base = 1 / fps
         track: Iterator[tuple[Fraction, av.Packet]] = iter(())
         if sound is not None:

@@ -39,6 +39,7 @@ class VideoOptions:
     as_frames: bool = False
     codec: str | None = None
     crf: int | None = None
+    preset: str | None = None
     keep_audio: bool = False
     segment_frames: int = 512
     batch_size: int | Literal["auto"] | None = None
@@ -64,8 +65,9 @@ class VideoOptions:
             raise UserError(f"scene_cut must be auto, off, or a threshold above 0 and at most 1, got {self.scene_cut}")
         if self.mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if self.as_frames and self.codec is not None:
-            raise UserError("codec: frames are written as PNG; leave out --codec or --frames")
+        for name in ("codec", "preset"):
+            if self.as_frames and getattr(self, name) is not None:
+                raise UserError(f"{name}: frames are written as PNG; leave out --{name} or --frames")
         if self.to is not None and (self.factor is not None or self.domains is not None):
             raise UserError("to: every frame is translated, none made in between: it goes without factor and domains")
         if self.keep_audio and self.factor is not None and self.fps is not None:

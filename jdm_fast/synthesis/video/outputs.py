@@ -28,10 +28,11 @@ class Outputs:
     as_frames: bool
     codec: str
     crf: int | None
+    preset: str | None
 
     def writer(self, path: Path, fps: Fraction) -> FrameWriter:
         """A writer of frames to ``path``, of the kind of these outputs."""
-        return FolderWriter(path) if self.as_frames else VideoWriter(path, fps, self.crf, self.codec)
+        return FolderWriter(path) if self.as_frames else VideoWriter(path, fps, self.crf, self.codec, self.preset)
 
 
 def is_video_name(path: Path) -> bool:

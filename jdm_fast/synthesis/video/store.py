@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from jdm_fast._files import make_folder, write_atomically
 from jdm_fast.errors import UserError
@@ -29,7 +26,7 @@ class SegmentStore:
 
     def __init__(self, output: Path, names: Iterable[str], suffix: str) -> None:
         self.folder = output.with_name(f".{output.name}.segments")
-        self._names, self._suffix = tuple(names), suffix
+        self.names, self._suffix = tuple(names), suffix
 
     def open(self, plan: Mapping[str, Any], resume: bool) -> int:
         """Begin, or go on with what an earlier job of the same plan finished; returns how many segments that was.
@@ -55,7 +52,7 @@ class SegmentStore:
         return len(list(self.folder.glob("[0-9]*.json")))
 
     def finished(self, number: int) -> dict[str, Any] | None:
-        """What is noted of a finished segment: its ``frames`` and what :meth:`write` was told. None if unfinished."""
+        """What is noted of a finished segment: what :meth:`mark` was told. None if unfinished."""
         path = self._marker(number)
         return _read(path) if path.exists() else None
 
@@ -73,41 +70,15 @@ class SegmentStore:
         """A segment's file (or folder of pictures)."""
         return self.folder / f"{number:05d}.{name}{self._suffix}"
 
-    def write(
-        self,
-        number: int,
-        parts: Iterable[dict[str, np.ndarray]],
-        writer: Callable[[Path], Any],
-        on_part: Callable[[dict[str, np.ndarray]], None],
-        note: Callable[[], Mapping[str, Any]],
-    ) -> None:
-        """Write a segment's frames, by domain uint8 [b, H, W, 3] in time order, and mark it finished.
+    def make_way(self, number: int, name: str) -> Path:
+        """:meth:`path`, for writing: without the folder of an earlier job that ended between two files."""
+        path = self.path(number, name)
+        shutil.rmtree(path, ignore_errors=True)
+        return path
 
-        ``note`` is called when all are written, and tells what to keep of it.
-        """
-        made = 0
-        with ExitStack() as stack:
-            writers: dict[str, Any] = {}
-            for part in parts:
-                if not writers:
-                    for name in self._names:
-                        path = self.path(number, name)
-                        shutil.rmtree(path, ignore_errors=True)  # of an earlier job that ended between two files
-                        writers[name] = writer(path)
-                        stack.callback(writers[name].discard)
-                frames = dict(part)
-                if "both" in self._names:
-                    frames["both"] = np.concatenate(list(part.values()), axis=2)
-                for name in self._names:
-                    writers[name].write(frames[name])
-                made += len(next(iter(part.values())))
-                on_part(part)
-            for each in writers.values():
-                each.finish()
-            for each in writers.values():
-                each.publish()
-        said = {**note(), "frames": made}
-        write_atomically(self._marker(number), lambda file: file.write(json.dumps(said).encode()))
+    def mark(self, number: int, note: Mapping[str, Any]) -> None:
+        """Note that a segment's files are there, with what is to be known of it: its ``frames``, whether ``last``."""
+        write_atomically(self._marker(number), lambda file: file.write(json.dumps(note).encode()))
 
     def clear(self) -> None:
         """Remove everything."""

@@ -84,7 +84,7 @@ class Timeline:
                     place = float((time - held.time) / (key.time - held.time))
                     positions.append(float(place >= 0.5) if is_cut or self._hold else place)
                     done += 1
-                yield Piece(held.pixels, tuple(positions))
+                yield Piece(held.pixels, tuple(positions), is_cut)
             held, small = key, now
         last = math.floor(held.time * self._rate) + 1
         if self._to_end:
@@ -129,12 +129,13 @@ class Segment:
     Iterating gives its pieces, once; the last is the key frame at which it ends, the next segment's first.
 
     Attributes:
-        number: counts segments from 0. frames, key_frames: of the output and of the input, taken so far.
+        number: counts segments from 0. frames, key_frames: of the output and of the input, taken so far. cuts: pieces
+            so far that end with a scene.
         following: the piece that begins the next segment, known when all is taken; None of the last.
     """
 
     def __init__(self, number: int, first: Piece, rest: Iterator[Piece], keys: int) -> None:
-        self.number, self.frames, self.key_frames = number, 0, 0
+        self.number, self.frames, self.key_frames, self.cuts = number, 0, 0, 0
         self.following: Piece | None = None
         self._pieces = self._take(first, rest, keys)
 
@@ -145,6 +146,7 @@ class Segment:
         for piece in chain([first], islice(rest, keys - 1)):
             self.frames += len(piece.positions)
             self.key_frames += 1
+            self.cuts += piece.is_cut
             yield piece
         self.following = next(rest, None)
         if self.following is not None:

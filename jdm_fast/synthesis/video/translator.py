@@ -22,7 +22,9 @@ class Translator:
         model._require("translate")
         self._model, self._source, self._to, self._batch = model, source, to, batch_size
 
-    def stream(self, pieces: Iterable[Piece]) -> Iterator[dict[str, np.ndarray]]:
+    in_callers_thread = False
+
+    def compute(self, pieces: Iterable[Piece]) -> Iterator[dict[str, np.ndarray]]:
         """By domain uint8 [b, H, W, 3], in time order."""
         shown = self._counted(iter(pieces))
         first = next(shown, None)

@@ -115,7 +115,14 @@ def test_a_silent_film_stays_silent(negative: Model, film: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "codec, suffix, name", [("libx265", ".mp4", "hevc"), ("ffv1", ".mkv", "ffv1"), ("mpeg4", ".mp4", "mpeg4")]
+    "codec, suffix, name",
+    [
+        ("libx265", ".mp4", "hevc"),
+        ("libsvtav1", ".mp4", "libdav1d"),
+        ("libvpx-vp9", ".mkv", "vp9"),
+        ("ffv1", ".mkv", "ffv1"),
+        ("mpeg4", ".mp4", "mpeg4"),
+    ],
 )
 def test_other_codecs(negative: Model, tmp_path: Path, codec: str, suffix: str, name: str) -> None:
     film = write_film(tmp_path / "in.mp4", (frame(k, 64, 96) for k in range(6)))
@@ -124,6 +131,20 @@ def test_other_codecs(negative: Model, tmp_path: Path, codec: str, suffix: str, 
         assert container.streams.video[0].codec_context.name == name
     shown = list(read_frames(result.files["y"]))
     assert len(shown) == 11 and all(near(shown[2 * k], 255 - frame(k, 64, 96), 6) for k in range(6))
+
+
+@pytest.mark.parametrize("codec, presets", [("libx264", ("ultrafast", "slow")), ("libsvtav1", ("12", "8"))])
+def test_presets_reach_the_encoder(negative: Model, tmp_path: Path, codec: str, presets: tuple[str, ...]) -> None:
+    film = write_film(tmp_path / "in.mp4", (frame(k, 64, 96) for k in range(6)))
+    made = set()
+    for preset in presets:
+        result = synthesize_video(
+            negative, film, tmp_path / f"{preset}.mp4", factor=2, codec=codec, preset=preset, domains=["y"]
+        )
+        shown = list(read_frames(result.files["y"]))
+        assert len(shown) == 11 and all(near(shown[2 * k], 255 - frame(k, 64, 96), 6) for k in range(6))
+        made.add(result.files["y"].read_bytes())
+    assert len(made) == 2
 
 
 def test_one_domain_takes_the_name(negative: Model, film: Path, tmp_path: Path) -> None:
@@ -227,6 +248,6 @@ def test_plan_writes_nothing(negative: Model, film: Path, tmp_path: Path) -> Non
     plan = plan_video(negative, film, tmp_path / "new/out.mp4", factor=4, segment_frames=8)
     assert files(tmp_path) == before and not (tmp_path / "new").exists()
     assert (plan.frames, plan.fps, plan.size, plan.segments, plan.keys_per_segment) == (37, 100, (32, 48), 5, 2)
-    assert plan.codec == "libx264" and plan.picture_bytes == plan.batch_size * 32 * 48 * 3 * 5
+    assert plan.codec == "libx264" and plan.picture_bytes == plan.batch_size * 32 * 48 * 3 * 17
     result = synthesize_video(negative, film, tmp_path / "new/out.mp4", factor=4, segment_frames=8)
     assert (result.frames, result.files) == (plan.frames, plan.files)

@@ -23,10 +23,11 @@ for film in sys.argv[1:]:
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
-    films = [str(make_long(tmp_path / f"{count}.mp4", count)) for count in (200, 600)]
+    films = [str(make_long(tmp_path / f"{count}.mp4", count)) for count in (400, 1600)]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *films], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     short_count, short, long_count, long = map(int, done.stdout.split())
-    assert (short_count, long_count) == (200, 600)
-    assert (long - short) / 1024 < 25, "400 frames more, 44 MiB of pictures a domain"
+    assert (short_count, long_count) == (400, 1600)
+    # Encoders of one segment end while those of the next begin, or do not: that makes some tens of MiB.
+    assert (long - short) / 1024 < 100, "1200 frames more, 132 MiB of pictures a domain, 528 in all"
