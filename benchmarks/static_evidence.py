@@ -82,7 +82,7 @@ def read_kernels(library: Path, tool: str) -> list[Kernel]:
     for line in run("-sass").splitlines():
         if "Function : " in line:
             own = counts[line.split()[-1]] = Counter()
-        elif match := re.search(r"\b(LDG|STG|LDGSTS|LDL|STL)((?:\.\w+)*)", line):
+        elif match := re.search(r"\b(LDG|STG|LDGSTS|LDL|STL)\b((?:\.\w+)*)", line):
             own[match[1], _bytes(match[2])] += 1
     names = _demangled(list(usage))
     kernels = []
@@ -182,9 +182,10 @@ def _demangled(symbols: list[str]) -> dict[str, str]:
             name.replace("(anonymous namespace)::", "")
             .replace("jdm_fast::", "")
             .replace("cuda::", "")
-            .replace("(bool)", ""),
+            .replace("(bool)0", "false")
+            .replace("(bool)1", "true"),
         )
-        names[symbol] = re.sub(r"^void ", "", name).replace(", 0>", ", false>").strip()
+        names[symbol] = re.sub(r"^void ", "", name).strip()
     return names
 
 

@@ -1,6 +1,6 @@
 // Memory throughput of every kernel, as a share of what a plain copy reaches in the same run on the same machine.
-//   bench_kernels_cpu [threads]      bench_kernels_cuda [norm-paths]
-// norm-paths: instead of that, every kernel that instance_norm has for channels_last (bench_norm_paths.h).
+//   bench_kernels_cpu [threads]      bench_kernels_cuda [norm-paths [nchw|channels_last]]
+// norm-paths: instead of that, every kernel that instance_norm has (bench_norm_paths.h).
 // Each kernel is first checked on the data it is then timed with. Buffers rotate, so that none is still in a cache when
 // its turn comes again; times are medians; bytes are the least the operation must move (design: docs/design.md, the
 // kernels).
@@ -271,7 +271,7 @@ int main(int argc, char** argv) {
   using namespace jdm_fast;
 #if defined(JDM_TEST_CUDA)
   if (argc > 1 && std::string(argv[1]) == "norm-paths") {
-    bench_norm_paths();
+    bench_norm_paths(argc > 2 ? argv[2] : "");
     return 0;
   }
 #endif

@@ -1,4 +1,4 @@
-// Every way that the CUDA launchers know to normalise a channels_last tensor, timed in one run, so that the plan
+// Every way that the CUDA launchers know to normalise a tensor, timed in one run, so that the plan
 // (kernels/cuda/instance_norm_plan.h) can be checked against measurements. Each is a CUDA graph of many launches over
 // rotating buffers: no launch latency of the host in it, and no data in the cache.
 #pragma once
@@ -95,8 +95,23 @@ struct NormBuffers {
   NormBuffers& operator=(const NormBuffers&) = delete;
 };
 
-inline std::vector<InstanceNormOverride> norm_paths(int64_t batch) {
+inline std::vector<InstanceNormOverride> plane_paths() {
   using Path = InstanceNormOverride::Path;
+  using Hold = InstanceNormOverride::Hold;
+  std::vector<InstanceNormOverride> paths{{}, {Path::kTwoKernels}};
+  for (const Hold hold : {Hold::kRegisters, Hold::kShared}) {
+    for (const int cluster : {1, 2, 4, 8, 16}) {
+      paths.push_back({Path::kCluster, 0, cluster});
+      paths.back().hold = hold;
+    }
+  }
+  return paths;
+}
+
+inline std::vector<InstanceNormOverride> norm_paths(const InstanceNormShape& shape) {
+  if (!shape.channels_last) return plane_paths();
+  using Path = InstanceNormOverride::Path;
+  const int64_t batch = shape.batch;
   std::vector<InstanceNormOverride> paths{{}, {Path::kTwoKernels}, {Path::kTwoKernels, 0, 0, 0, false}};
   for (const int lanes : {8, 4, 2}) {
     for (const int64_t group : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{4}, batch}) {
@@ -144,13 +159,14 @@ inline void bench_norm_paths(const NormBuffers& buffers, const InstanceNormShape
     backend::check_cuda(
         cudaMemcpyAsync(buffers.out(i, bytes), buffers.x(i, bytes), bytes, cudaMemcpyDeviceToDevice, stream), "copy");
   });
-  std::printf("[%ld, %ld, %ld pixels] %s %s: copy of as many bytes %.1f us\n", static_cast<long>(shape.batch),
-              static_cast<long>(shape.channels), static_cast<long>(shape.pixels), test::name(shape.dtype),
+  std::printf("[%ld, %ld, %ld pixels] %s %s %s: copy of as many bytes %.1f us\n", static_cast<long>(shape.batch),
+              static_cast<long>(shape.channels), static_cast<long>(shape.pixels),
+              shape.channels_last ? "channels_last" : "nchw", test::name(shape.dtype),
               backward ? "backward" : "forward", copy * 1e6 * (backward ? 1.5 : 1));
   wish = {InstanceNormOverride::Path::kTwoKernels, 0, 0, 0, false};
   const std::vector<double> expected = results();
   std::set<std::string> seen;
-  for (const InstanceNormOverride& path : norm_paths(shape.batch)) {
+  for (const InstanceNormOverride& path : norm_paths(shape)) {
     wish = path;
     const std::string plan = instance_norm_plan_cuda(shape, backward, multiprocessors);
     if (plan.empty() || !seen.insert(plan).second) continue;
@@ -175,7 +191,21 @@ inline void bench_norm_paths(const NormBuffers& buffers, const InstanceNormShape
   wish = {};
 }
 
-inline void bench_norm_paths() {
+inline void bench_plane_paths(const NormBuffers& buffers) {
+  constexpr int64_t kSizes[][3] = {
+      // N, C, H*W
+      {1, 64, 256 * 256}, {16, 64, 256 * 256}, {16, 128, 128 * 128}, {2, 256, 64 * 64},
+      {16, 256, 64 * 64}, {1, 64, 256 * 512},  {1, 3, 1024 * 512},   {8, 8, 1024 * 512},
+  };
+  for (const auto& [batch, channels, pixels] : kSizes) {
+    for (const bool backward : {false, true}) {
+      bench_norm_paths(buffers, {batch, channels, pixels, false, DType::kBFloat16, Activation::kRelu, 0}, backward);
+    }
+  }
+}
+
+// `only`: "nchw" or "channels_last"; else both.
+inline void bench_norm_paths(const std::string& only) {
   struct Size {
     int64_t batch, channels, pixels;
     bool in_float32;
@@ -185,6 +215,8 @@ inline void bench_norm_paths() {
       {16, 64, 256 * 256, false}, {16, 128, 128 * 128, true}, {16, 256, 64 * 64, false}, {8, 64, 128 * 128, false},
   };
   const NormBuffers buffers;
+  if (only != "channels_last") bench_plane_paths(buffers);
+  if (only == "nchw") return;
   for (const DType dtype : {DType::kBFloat16, DType::kFloat32}) {
     for (const Size& size : kSizes) {
       if (dtype == DType::kFloat32 && !size.in_float32) continue;

@@ -26,6 +26,15 @@ Description describe(const InstanceNormShape& shape, bool backward, const cuda::
   const std::string direction = backward ? "backward" : "forward";
   const std::string partial = backward ? "partial_gradient_sums" : "partial_moments";
   const cuda::ClusterPlan cluster = cuda::cluster_plan(shape, backward, device, {});
+  if (cluster.blocks > 0 && !shape.channels_last) {
+    return {"cluster",
+            {"planes_" + direction + "_cluster"},
+            shape.batch * shape.channels * cluster.blocks,
+            cuda::kPlaneClusterThreads,
+            cluster.blocks,
+            static_cast<int64_t>(cluster.shared_bytes),
+            1};
+  }
   if (cluster.blocks > 0) {
     const int64_t tiles = cuda::tiles_of(shape, cuda::channels_vector(shape), cluster.lanes_log2);
     return {"cluster",

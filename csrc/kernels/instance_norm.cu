@@ -78,6 +78,22 @@ bool launch_cluster(const NormForward<T>& args, int64_t batch, const ClusterPlan
   return true;
 }
 
+// The same of whole planes.
+template <typename T>
+bool launch_plane_cluster(const NormForward<T>& args, int64_t planes, const ClusterPlan& plan, void* stream) {
+  const auto launch = [&](auto kernel_of) {
+    constexpr auto kKernel = planes_forward_cluster<T, decltype(kernel_of)::value>;
+    const auto blocks = static_cast<unsigned>(plan.blocks);
+    if (!prepare_cluster(kKernel, blocks, kPlaneClusterThreads, plan.shared_bytes)) return false;
+    JDM_LAUNCH_WITH((kKernel), (LaunchOptions{blocks, false}), grid_size(planes * blocks), kPlaneClusterThreads,
+                    plan.shared_bytes, stream)
+    (args, plan.chunk, plan.streaming);
+    return true;
+  };
+  if (plan.shared_bytes > 0) return launch(std::integral_constant<int, 0>());
+  return launch(std::integral_constant<int, kPlaneVectorsForward>());
+}
+
 template <typename T>
 void launch_forward(const InstanceNormShape& shape, const Device& device, const NormForward<T>& args, void* workspace,
                     void* stream) {
@@ -104,6 +120,12 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
   const int64_t planes = shape.batch * shape.channels;
   if constexpr (kVectorised) {
     if (lie_alike(args.x, args.y) && lie_alike(args.x, args.residual)) {
+      InstanceNormOverride& wish = instance_norm_override_cuda();
+      const ClusterPlan cluster = cluster_plan(shape, /*backward=*/false, device, wish);
+      if (cluster.blocks > 0) {
+        if (launch_plane_cluster(args, planes, cluster, stream)) return;
+        if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
+      }
       if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
       const int64_t vectors = shape.pixels / kVector;
       const int threads = norm_threads(vectors, /*backward=*/false);
@@ -130,6 +152,11 @@ std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backwar
   const InstanceNormOverride& wish = instance_norm_override_cuda();
   const auto text = [](int64_t number) { return std::to_string(number); };
   const cuda::ClusterPlan cluster = cuda::cluster_plan(shape, backward, device, wish);
+  if (cluster.blocks > 0 && !shape.channels_last) {
+    const int64_t bytes = cluster.chunk * dtype_size(shape.dtype) * (backward ? 2 : 1);
+    return "cluster " + text(cluster.blocks) + " x " + text(bytes / 1024) + " KiB in " +
+           (cluster.shared_bytes > 0 ? "shared memory" : "registers");
+  }
   if (cluster.blocks > 0) {
     return "cluster " + text(cluster.blocks) + " x " + text(static_cast<int64_t>(cluster.shared_bytes) / 1024) +
            " KiB, rows of " + text(cuda::kVectorBytes << cluster.lanes_log2) + " B";

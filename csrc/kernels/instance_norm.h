@@ -61,15 +61,18 @@ void instance_norm_backward_cpu(const InstanceNormShape& shape, const InstanceNo
 size_t instance_norm_workspace_cuda(const InstanceNormShape& shape, bool backward, int multiprocessors);
 
 // What measurements and tests may ask of the CUDA launchers instead of the plan's choice (cuda/instance_norm_plan.h),
-// for channels_last shapes whose channels are whole vectors. One a process; not for use while other threads launch.
+// for [N, C, H*W] and for channels_last shapes whose channels are whole vectors. One a process; not for use while other
+// threads launch.
 struct InstanceNormOverride {
-  enum class Path : int { kPlan, kTwoKernels, kCluster };
+  enum class Path : int { kPlan, kTwoKernels, kCluster };  // kTwoKernels: for [N, C, H*W] all that needs no cluster
+  enum class Hold : int { kPlan, kRegisters, kShared };
   Path path = Path::kPlan;
-  int lanes = 0;         // 16-byte vectors side by side in a tile, 2, 4 or 8; 0: the plan's
-  int cluster = 0;       // kCluster: blocks of a cluster, 1 to 16, a power of two; 0: the plan's
-  int64_t group = 0;     // kTwoKernels: samples of a pair of launches; 0: the plan's
-  bool overlap = true;   // kTwoKernels: let the second kernel begin before the first has ended
-  bool refused = false;  // set by a launch when kCluster was asked for and the device cannot: two kernels ran instead
+  int lanes = 0;            // channels_last: 16-byte vectors side by side in a tile, 2, 4 or 8; 0: the plan's
+  int cluster = 0;          // kCluster: blocks of a cluster, 1 to 16, a power of two; 0: the plan's
+  int64_t group = 0;        // channels_last, kTwoKernels: samples of a pair of launches; 0: the plan's
+  bool overlap = true;      // channels_last, kTwoKernels: let the second kernel begin before the first has ended
+  bool refused = false;     // set by a launch when kCluster was asked for and the device cannot: others ran instead
+  Hold hold = Hold::kPlan;  // [N, C, H*W], kCluster: where blocks hold their parts
 };
 InstanceNormOverride& instance_norm_override_cuda();
 

@@ -86,6 +86,22 @@ bool launch_cluster(const NormBackward<T>& args, int64_t batch, const ClusterPla
   return true;
 }
 
+// The same of whole planes.
+template <typename T>
+bool launch_plane_cluster(const NormBackward<T>& args, int64_t planes, const ClusterPlan& plan, void* stream) {
+  const auto launch = [&](auto kernel_of) {
+    constexpr auto kKernel = planes_backward_cluster<T, decltype(kernel_of)::value>;
+    const auto blocks = static_cast<unsigned>(plan.blocks);
+    if (!prepare_cluster(kKernel, blocks, kPlaneClusterThreads, plan.shared_bytes)) return false;
+    JDM_LAUNCH_WITH((kKernel), (LaunchOptions{blocks, false}), grid_size(planes * blocks), kPlaneClusterThreads,
+                    plan.shared_bytes, stream)
+    (args, plan.chunk, plan.streaming);
+    return true;
+  };
+  if (plan.shared_bytes > 0) return launch(std::integral_constant<int, 0>());
+  return launch(std::integral_constant<int, kPlaneVectorsBackward>());
+}
+
 template <typename T>
 void launch_backward(const InstanceNormShape& shape, const Device& device, const NormBackward<T>& args, void* workspace,
                      void* stream) {
@@ -112,6 +128,12 @@ void launch_backward(const InstanceNormShape& shape, const Device& device, const
   const int64_t planes = shape.batch * shape.channels;
   if constexpr (kVectorised) {
     if (lie_alike(args.x, args.dy) && lie_alike(args.x, args.dx)) {
+      InstanceNormOverride& wish = instance_norm_override_cuda();
+      const ClusterPlan cluster = cluster_plan(shape, /*backward=*/true, device, wish);
+      if (cluster.blocks > 0) {
+        if (launch_plane_cluster(args, planes, cluster, stream)) return;
+        if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
+      }
       if (!plan.resident) return launch_planes<T, kVector>(args, planes, plan, workspace, stream);
       const int64_t vectors = shape.pixels / kVector;
       const int threads = norm_threads(vectors, /*backward=*/true);

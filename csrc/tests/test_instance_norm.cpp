@@ -155,7 +155,44 @@ constexpr Case kTiledCases[] = {
     {1, 16, 128 * 128, 10},  // several runs of rows
 };
 
+// The same of [N, C, H*W].
+constexpr Case kPlaneCases[] = {
+    {2, 3, 57 * 57, 0},      // planes that begin anywhere
+    {1, 2, 128 * 72, 1e4},   // whole vectors, a mean that leaves float32 two digits of the spread
+    {1, 3, 20, 0},           // less than a part for every block
+    {1, 1, 1, 0},            // one pixel
+    {1, 1, 33 * 1031, 100},  // loose ends, more than one block's registers
+};
+
 // Forced one after another; what does not fit a shape is left out, and what no shape takes fails.
+template <size_t kWishCount, size_t kCaseCount>
+void test_paths(const InstanceNormOverride (&wishes)[kWishCount], const Case (&cases)[kCaseCount], bool channels_last) {
+  InstanceNormOverride& wish = instance_norm_override_cuda();
+  for (const InstanceNormOverride& forced : wishes) {
+    wish = forced;
+    int taken = 0;
+    size_t turn = 0;  // of the options, which need not all meet every path in every shape
+    for (const Case& size : cases) {
+      for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+        const Options& options = kOptions[turn++ % std::size(kOptions)];
+        const InstanceNormShape shape{size.batch, size.channels,      size.pixels, channels_last,
+                                      dtype,      options.activation, kSlope,      options.per_sample};
+        const std::string plan = instance_norm_plan_cuda(shape, false, backend::multiprocessors());
+        if (plan.empty() || instance_norm_plan_cuda(shape, true, backend::multiprocessors()).empty()) continue;
+        test_one(size, options, dtype, channels_last, plan.c_str());
+        ++taken;
+      }
+    }
+    Report::get().begin_case("%s, path %d, %d lanes, cluster of %d, hold %d", channels_last ? "channels_last" : "nchw",
+                             static_cast<int>(forced.path), forced.lanes, forced.cluster,
+                             static_cast<int>(forced.hold));
+    const bool portable = forced.cluster >= 1 && forced.cluster <= 8;  // larger ones depend on which parts a chip has
+    if (wish.refused && portable && backend::has_clusters()) Report::get().fail("the device refused the cluster");
+    if (taken == 0 && backend::has_clusters()) Report::get().fail("no shape takes it");
+  }
+  wish = {};
+}
+
 void test_every_path() {
   using Wish = InstanceNormOverride;
   using Path = Wish::Path;
@@ -165,29 +202,22 @@ void test_every_path() {
       {Path::kCluster, 4, 16, 0, true},    {Path::kCluster, 2, 4, 0, true},    {Path::kCluster, 2, 16, 0, true},
       {Path::kCluster, 2, 1, 0, true},     {Path::kCluster, 4, 2, 0, true},
   };
-  Wish& wish = instance_norm_override_cuda();
-  for (const Wish& forced : kWishes) {
-    wish = forced;
-    int taken = 0;
-    size_t turn = 0;  // of the options, which need not all meet every path in every shape
-    for (const Case& size : kTiledCases) {
-      for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-        const Options& options = kOptions[turn++ % std::size(kOptions)];
-        const InstanceNormShape shape{size.batch, size.channels,      size.pixels, true,
-                                      dtype,      options.activation, kSlope,      options.per_sample};
-        const std::string plan = instance_norm_plan_cuda(shape, false, backend::multiprocessors());
-        if (plan.empty() || instance_norm_plan_cuda(shape, true, backend::multiprocessors()).empty()) continue;
-        test_one(size, options, dtype, true, plan.c_str());
-        ++taken;
-      }
-    }
-    Report::get().begin_case("path %d, %d lanes, cluster of %d", static_cast<int>(forced.path), forced.lanes,
-                             forced.cluster);
-    const bool portable = forced.cluster >= 1 && forced.cluster <= 8;  // larger ones depend on which parts a chip has
-    if (wish.refused && portable && backend::has_clusters()) Report::get().fail("the device refused the cluster");
-    if (taken == 0 && backend::has_clusters()) Report::get().fail("no shape takes it");
-  }
-  wish = {};
+  test_paths(kWishes, kTiledCases, true);
+
+  using Hold = Wish::Hold;
+  constexpr auto plane = [](Path path, int cluster, Hold hold) {
+    Wish wish{path, 0, cluster};
+    wish.hold = hold;
+    return wish;
+  };
+  constexpr Wish kPlaneWishes[] = {
+      plane(Path::kTwoKernels, 0, Hold::kPlan),   plane(Path::kCluster, 0, Hold::kPlan),
+      plane(Path::kCluster, 2, Hold::kRegisters), plane(Path::kCluster, 4, Hold::kRegisters),
+      plane(Path::kCluster, 8, Hold::kRegisters), plane(Path::kCluster, 16, Hold::kRegisters),
+      plane(Path::kCluster, 1, Hold::kShared),    plane(Path::kCluster, 2, Hold::kShared),
+      plane(Path::kCluster, 8, Hold::kShared),    plane(Path::kCluster, 16, Hold::kShared),
+  };
+  test_paths(kPlaneWishes, kPlaneCases, false);
 }
 
 #else

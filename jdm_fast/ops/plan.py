@@ -45,9 +45,10 @@ class Plan:
     """What one call of instance norm does on a GPU.
 
     Attributes:
-        path: ``resident`` (a plane in the registers of a block), ``cluster`` (a tile of channels in the shared memory
-            of a cluster of blocks), ``streamed`` (a block reads its plane or tile twice), ``split`` (several blocks
-            share one, so that a first kernel leaves partial results for a second), ``nothing``.
+        path: ``resident`` (a plane in the registers of a block), ``cluster`` (a plane in the registers or the shared
+            memory of a cluster of blocks, or a tile of channels in the latter), ``streamed`` (a block reads its plane
+            or tile twice), ``split`` (several blocks share one, so that a first kernel leaves partial results for a
+            second), ``nothing``.
         kernels: the names of the kernels that are launched, in their order.
         blocks: of each launch. threads: of a block. cluster: blocks of a cluster, 1 without. shared_bytes: dynamic
             shared memory of a block.
@@ -71,7 +72,9 @@ class Plan:
             return "nothing to do"
         ways = f"{self.blocks} blocks of {self.threads} threads"
         if self.cluster > 1:
-            ways += f" in clusters of {self.cluster} with {self.shared_bytes / 1024:g} KiB each"
+            ways += f" in clusters of {self.cluster}"
+        if self.shared_bytes > 0:
+            ways += f" with {self.shared_bytes / 1024:g} KiB each"
         return (
             f"{self.path}: {' then '.join(self.kernels)}, {ways}; {moved / 1e6:.1f} MB, "
             f"{moved / self.floor:.2f} of the floor"

@@ -79,6 +79,22 @@ __global__ void sums_over_clusters(float* y) {
   jdm_fast::cuda::cluster_wait();
 }
 
+// Every block writes its number into the shared memory of all blocks of its cluster, and adds up what it was given.
+__global__ void numbers_handed_over(float* y) {
+  JDM_SHARED_ARRAY(float, given, 8);
+  jdm_fast::cuda::cluster_arrive_unfenced();
+  jdm_fast::cuda::cluster_wait();
+  const unsigned blocks = jdm_fast::cuda::cluster_size();
+  if (threadIdx.x < blocks) {
+    jdm_fast::cuda::store_to_rank(given + blockIdx.x % blocks, threadIdx.x, static_cast<float>(blockIdx.x));
+  }
+  jdm_fast::cuda::cluster_arrive();
+  jdm_fast::cuda::cluster_wait();
+  float sum = 0;
+  for (unsigned rank = 0; rank < blocks; ++rank) sum += given[rank];
+  y[blockIdx.x * kThreads + threadIdx.x] = sum;
+}
+
 __global__ void copies_in_groups(const float* x, float* y) {  // 16 bytes a thread and group
   JDM_SHARED_ARRAY(float, kept, 8 * kThreads);
   for (int group = 0; group < 2; ++group) {
@@ -110,6 +126,14 @@ __global__ void cluster_without_barrier(float* y) {  // may look before the othe
   jdm_fast::cuda::cluster_arrive();
   y[blockIdx.x * kThreads + threadIdx.x] = *jdm_fast::cuda::shared_of_rank(kept + threadIdx.x, 1 - blockIdx.x);
   jdm_fast::cuda::cluster_wait();
+}
+
+__global__ void handed_over_before_others_begin(float* y) {
+  JDM_SHARED_ARRAY(float, given, kThreads);
+  jdm_fast::cuda::store_to_rank(given + threadIdx.x, 1 - blockIdx.x, 1.0f);
+  jdm_fast::cuda::cluster_arrive();
+  jdm_fast::cuda::cluster_wait();
+  y[blockIdx.x * kThreads + threadIdx.x] = given[threadIdx.x];
 }
 
 __global__ void cluster_leaves_too_early(float* y) {
@@ -382,6 +406,8 @@ const std::map<std::string, Program> kPrograms = {
      }},
     {"too_much_static_shared", [] { return run_on<large_static_shared, float>(kThreads); }},
     {"sums_over_clusters", [] { return run_in_clusters<sums_over_clusters>(8, 4, kThreads * sizeof(float)); }},
+    {"numbers_handed_over", [] { return run_in_clusters<numbers_handed_over>(8, 4); }},
+    {"handed_over_before_others_begin", [] { return run_in_clusters<handed_over_before_others_begin>(2, 2); }},
     {"cluster_without_barrier", [] { return run_in_clusters<cluster_without_barrier>(2, 2); }},
     {"cluster_leaves_too_early", [] { return run_in_clusters<cluster_leaves_too_early>(2, 2); }},
     {"cluster_arrives_twice", [] { return run_in_clusters<cluster_arrives_twice>(2, 2); }},

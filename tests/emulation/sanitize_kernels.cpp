@@ -170,6 +170,13 @@ int main() {
     instance_norm({n, c, pixels, true, dtype, Activation::kLeakyRelu, 0.2, false}, 4, 0, 0);
     wish = {};
   };
+  const auto plane_clusters = [](int64_t pixels, DType dtype, InstanceNormOverride::Hold hold, int blocks, int shift) {
+    InstanceNormOverride& wish = instance_norm_override_cuda();
+    wish = {InstanceNormOverride::Path::kCluster, 0, blocks};
+    wish.hold = hold;
+    instance_norm({1, 3, pixels, false, dtype, Activation::kLeakyRelu, 0.2, false}, 4, shift, shift);
+    wish = {};
+  };
   for (const auto order :
        {cuda_emulation::Order::kForward, cuda_emulation::Order::kReverse, cuda_emulation::Order::kRandom}) {
     cuda_emulation::set_order(order, 3);
@@ -212,6 +219,11 @@ int main() {
       if (dtype != DType::kFloat64) {
         clusters(1, 40, 129, dtype, 4, 8);  // idle lanes, and blocks without rows
         clusters(2, 16, 640, dtype, 2, 2);
+        for (const auto hold : {InstanceNormOverride::Hold::kRegisters, InstanceNormOverride::Hold::kShared}) {
+          plane_clusters(1280, dtype, hold, 2, 0);
+          plane_clusters(1105, dtype, hold, 4, 1);  // loose ends of every part
+          plane_clusters(35, dtype, hold, 8, 3);    // blocks without pixels
+        }
       }
       interpolate({2, 3, 4, 48, dtype}, 0);
       interpolate({1, 4, 3, 35, dtype}, 1);

@@ -78,6 +78,8 @@ def test_right_kernels_run_right(build_name: str, order: str, request: pytest.Fi
     of_thread = [[3 * (block * THREADS + t) for block in range(8)] for t in range(THREADS)]
     sums = [sum(of_thread[t][block // 4 * 4 :][:4]) for block in range(8) for t in range(THREADS)]
     assert [float(v) for v in output(program, "sums_over_clusters", order).split()] == sums
+    numbers = [4 * (block // 4 * 4) + 6 for block in range(8) for _ in range(THREADS)]
+    assert [float(v) for v in output(program, "numbers_handed_over", order).split()] == numbers
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,7 @@ def test_launches_beyond_the_hardware_are_refused(programs: Path, name: str, mes
     "name, messages",
     [
         ("cluster_without_barrier", ("of the cluster has not yet reached that shared array",)),
+        ("handed_over_before_others_begin", ("of the cluster has not yet reached that shared array",)),
         ("cluster_leaves_too_early", ("reaches into the shared memory of block 1 of the cluster, which has returned",)),
         ("cluster_arrives_twice", ("arrives at the cluster barrier twice without waiting",)),
         ("cluster_waits_without_arriving", ("waits at the cluster barrier without having arrived",)),

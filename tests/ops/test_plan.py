@@ -14,8 +14,9 @@ assert _extension.available, _extension.reason
 
 # shape, channels_last, path forward and backward on an H200, in bfloat16
 CASES = [
-    ((1, 64, 256, 256), False, "split", "split"),
-    ((16, 64, 256, 256), False, "streamed", "streamed"),
+    ((1, 64, 256, 256), False, "cluster", "cluster"),
+    ((16, 64, 256, 256), False, "cluster", "cluster"),
+    ((1, 3, 1024, 512), False, "split", "split"),
     ((1, 128, 128, 128), False, "resident", "resident"),
     ((16, 256, 64, 64), False, "resident", "resident"),
     ((1, 256, 57, 57), False, "resident", "resident"),
@@ -37,7 +38,8 @@ def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: st
         assert (plan.bytes_read, plan.bytes_written) == (reads * inputs * size, size)
         assert plan.floor == (inputs + 1) * size
         assert len(plan.kernels) == (2 if path == "split" else 1)
-        assert (plan.cluster > 1) == (path == "cluster") == (plan.shared_bytes > 0)
+        assert (plan.cluster > 1) == (path == "cluster")
+        assert (plan.shared_bytes > 0) == (path == "cluster" and channels_last)  # these planes fit the registers
         assert plan.blocks % plan.cluster == 0 and plan.blocks > 0 and plan.threads % 32 == 0
         assert path in str(plan) and plan.kernels[-1] in str(plan)
 
@@ -48,6 +50,15 @@ def test_clusters_are_of_hopper() -> None:
     assert (
         ops.plan(shape, torch.bfloat16, channels_last=True, gpu=ops.Gpu("mine", 132, (9, 0), 1 << 25)).path == "cluster"
     )
+
+
+def test_planes_of_clusters_are_in_registers_or_shared_memory() -> None:
+    asked: Any = {"shape": (1, 64, 256, 512), "dtype": torch.bfloat16, "gpu": "h200"}
+    forward, backward = ops.plan(**asked), ops.plan(**asked, backward=True)
+    assert (forward.cluster, forward.shared_bytes, forward.blocks) == (8, 0, 512)
+    assert (backward.cluster, backward.shared_bytes, backward.blocks) == (8, 64 * 1024, 512)
+    assert "in clusters of 8; " in str(forward) and "in clusters of 8 with 64 KiB each; " in str(backward)
+    assert ops.plan(**{**asked, "gpu": "a100"}).path == "split"
 
 
 def test_a_residual_is_read_forward_alone() -> None:

@@ -92,6 +92,15 @@ __device__ __forceinline__ void cluster_arrive() {
 #endif
 }
 
+// Arrives where nothing was written that others must see: without the fence, which is not free.
+__device__ __forceinline__ void cluster_arrive_unfenced() {
+#if !defined(__CUDACC__)
+  cuda_emulation::detail::cluster_arrive();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+}
+
 #if defined(__CUDACC__)
 __device__ __forceinline__ void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
@@ -116,6 +125,12 @@ __device__ __forceinline__ const Value* shared_of_rank(const Value* own, unsigne
 #else
   return own;
 #endif
+}
+
+// Writes there. The other block sees it after a barrier of the cluster.
+template <typename Value>
+__device__ __forceinline__ void store_to_rank(Value* own, unsigned rank, const Value& value) {
+  *const_cast<Value*>(shared_of_rank(own, rank)) = value;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

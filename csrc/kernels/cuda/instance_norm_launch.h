@@ -5,6 +5,7 @@
 #include "instance_norm_cluster.cuh"
 #include "instance_norm_plan.h"
 #include "instance_norm_planes.cuh"
+#include "instance_norm_planes_cluster.cuh"
 
 namespace jdm_fast::cuda {
 

@@ -1,9 +1,10 @@
 // Which kernels an instance norm takes, decided from the shape and the device alone, so that the size of the workspace
 // is known before any pointer is. Knows nothing of CUDA: bindings/instance_norm_plan.cpp asks it for any device.
 //
-// [N, C, H*W]: see instance_norm_planes.cuh. [N, H*W, C], see instance_norm_channels.cuh and instance_norm_cluster.cuh:
-// on compute capability 9.0 a cluster of blocks that holds the tile, if one can and there are enough of them; else two
-// kernels over tiles cut into parts, or one where there are many tiles.
+// [N, C, H*W]: see instance_norm_planes.cuh and, for clusters, instance_norm_planes_cluster.cuh. [N, H*W, C], see
+// instance_norm_channels.cuh and instance_norm_cluster.cuh: on compute capability 9.0 a cluster of blocks that holds
+// the tile, if one can and there are enough of them; else two kernels over tiles cut into parts, or one where there are
+// many tiles.
 #pragma once
 
 #include <algorithm>
@@ -28,12 +29,12 @@ struct NormPlan {
   bool streaming = false;
 };
 
-// Channels_last in one touch.
+// In one touch, by clusters.
 struct ClusterPlan {
-  int blocks = 0;  // of a cluster; 0: not this way
-  int lanes_log2 = 0;
-  int64_t chunk = 0;  // pixels of each block
-  size_t shared_bytes = 0;
+  int blocks = 0;           // of a cluster; 0: not this way
+  int lanes_log2 = 0;       // channels_last: of a tile
+  int64_t chunk = 0;        // pixels of each block
+  size_t shared_bytes = 0;  // 0: a plane is held in registers
   bool streaming = false;
 };
 
@@ -66,8 +67,11 @@ constexpr int64_t kWantedParts =
 constexpr int64_t kMaxHeldBytes = 208 * 1024;
 constexpr int64_t kGoodHeldBytes = 96 * 1024;
 constexpr int64_t kMinHeldBytes = 16 * 1024;  // of one block of several
-constexpr int kPortableCluster = 8;
-constexpr int kMaxCluster = 16;
+
+// Planes of more vectors than this are held by clusters where there are any. Not measured yet: clusters of two blocks
+// of 256 threads instead of one block of 512, which would be half of these.
+constexpr int64_t kOneBlockVectorsForward = kResidentVectorsForward;
+constexpr int64_t kOneBlockVectorsBackward = kResidentVectorsBackward;
 
 // Elements of a vector that channels_last tensors of this shape allow, if their pointers do.
 inline int channels_vector(const InstanceNormShape& shape) {
@@ -144,6 +148,38 @@ inline NormPlan split_tiles(const InstanceNormShape& shape, bool backward, const
   }
 }
 
+// Whole planes for clusters: the smallest cluster that holds one in registers, and if none does, in shared memory of
+// which a multiprocessor has two blocks' worth; where that gives less than every second multiprocessor a block, the
+// largest that leaves each something to hold. `wish` overrules all but what is impossible.
+inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backward, const Device& device,
+                                      const InstanceNormOverride& wish) {
+  using Path = InstanceNormOverride::Path;
+  using Hold = InstanceNormOverride::Hold;
+  ClusterPlan best;
+  if (shape.dtype == DType::kFloat64 || device.capability < 90 || wish.path == Path::kTwoKernels) return best;
+  const bool forced = wish.path == Path::kCluster;
+  const int64_t elements = kVectorBytes / dtype_size(shape.dtype), tensors = backward ? 2 : 1;
+  const int64_t vectors = ceil_divide(shape.pixels, elements);
+  if (!forced && vectors <= (backward ? kOneBlockVectorsBackward : kOneBlockVectorsForward)) return best;
+  constexpr int64_t kGranularity = 8;  // parts of whole cache lines, if the plane begins with one
+  for (const Hold hold : {Hold::kRegisters, Hold::kShared}) {
+    if (best.blocks > 0 || (wish.hold != Hold::kPlan && hold != wish.hold)) continue;
+    for (int blocks = 1; blocks <= (forced ? kMaxCluster : kPortableCluster); blocks *= 2) {
+      if (wish.cluster > 0 && blocks != wish.cluster) continue;
+      const int64_t part = ceil_divide(ceil_divide(vectors, blocks), kGranularity) * kGranularity;
+      const int64_t rows = ceil_divide(part, kPlaneClusterThreads);
+      const int64_t bytes = rows * kPlaneClusterThreads * kVectorBytes * tensors;
+      if (hold == Hold::kRegisters && rows > (backward ? kPlaneVectorsBackward : kPlaneVectorsForward)) continue;
+      if (hold == Hold::kShared && bytes > (forced ? kMaxHeldBytes : kGoodHeldBytes)) continue;
+      if (best.blocks > 0 && part * kVectorBytes * tensors < kMinHeldBytes) continue;
+      best = {blocks, 0, part * elements, hold == Hold::kShared ? static_cast<size_t>(bytes) : 0,
+              is_streaming(shape, backward, device)};
+      if (20 * shape.batch * shape.channels * blocks >= 9 * device.multiprocessors) return best;
+    }
+  }
+  return best;
+}
+
 // Tiles for clusters: the widest rows, and of these the smallest cluster, that give about every second multiprocessor a
 // block which leaves room for a second one; if that takes more blocks than a portable cluster has, the most there are
 // of the narrowest rows. On an H200 64 blocks in clusters of 8 were quicker than 128 in clusters of 16, for planes of
@@ -154,7 +190,8 @@ inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, c
   using Path = InstanceNormOverride::Path;
   const int vector = channels_vector(shape);
   ClusterPlan best;
-  if (!shape.channels_last || vector == 1 || device.capability < 90 || wish.path == Path::kTwoKernels) return best;
+  if (!shape.channels_last) return plane_cluster_plan(shape, backward, device, wish);
+  if (vector == 1 || device.capability < 90 || wish.path == Path::kTwoKernels) return best;
   const bool forced = wish.path == Path::kCluster;
   const int widest = widest_tile(shape, vector);
   for (int lanes_log2 = widest; lanes_log2 >= 0; --lanes_log2) {

@@ -3,6 +3,7 @@
 // - resident: the plane is held in the registers of one group of threads (a warp or a block), read once, written once
 // - streamed: one block reads the plane twice, the second time from cache
 // - split: few large planes, so several blocks share one; a first kernel leaves partial results, a second one applies
+// - a cluster of blocks holds the plane: instance_norm_planes_cluster.cuh
 #pragma once
 
 #include "instance_norm_span.cuh"
@@ -27,14 +28,15 @@ struct PlanePart {
   int64_t plane;
   int split;
   int64_t begin;  // within the plane
-  int64_t count;
+  int64_t count;  // 0 for a block of a cluster that has nothing left
 
   __device__ __forceinline__ PlanePart(int64_t pixels, int splits, int64_t chunk) {
     const unsigned block = kReversed ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
     plane = block / static_cast<unsigned>(splits);
     split = static_cast<int>(block % static_cast<unsigned>(splits));
     begin = split * chunk;
-    count = pixels - begin < chunk ? pixels - begin : chunk;
+    const int64_t left = pixels > begin ? pixels - begin : 0;
+    count = left < chunk ? left : chunk;
   }
 };
 

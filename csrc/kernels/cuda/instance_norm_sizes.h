@@ -18,6 +18,16 @@ constexpr int kClusterThreadsForward = 512;
 constexpr int kClusterThreadsBackward = 256;
 constexpr int cluster_threads(bool backward) { return backward ? kClusterThreadsBackward : kClusterThreadsForward; }
 
+// Of a cluster that holds a plane: threads of a block; blocks of a multiprocessor, which bounds their registers;
+// vectors of each tensor that a thread holds where a part is held in registers: backward keeps x and dy.
+constexpr int kPlaneClusterThreads = 256;
+constexpr int kPlaneClusterBlocks = 4;
+constexpr int kPlaneVectorsForward = 8;
+constexpr int kPlaneVectorsBackward = 4;
+
+constexpr int kPortableCluster = 8;  // blocks of a cluster that every GPU with clusters has
+constexpr int kMaxCluster = 16;
+
 constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Rows of one of `threads` threads, of a part of at most `chunk` rows.
