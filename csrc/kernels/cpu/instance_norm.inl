@@ -161,66 +161,137 @@ void apply_span_gradient(const T* dy, const T* x, T* dx, int64_t count, Accumula
 
 //------------------------------------------------------------------------ channels_last: rows of C channels
 
-// kCount consecutive vectors of channels, or (kCount = 1, `lanes` < kSize) the last few channels.
-template <int kCount, typename T>
-JDM_INLINE void row_moments_block(const T* x, int64_t rows, int64_t channels, int64_t lanes, double* mean, double* m2) {
-  using A = Accumulator<T>;
-  constexpr int kSize = Vec<A>::kSize;
-  constexpr int64_t kPivotRows = 16;
-  const bool partial = lanes < kCount * kSize;
-  const int64_t pivot_rows = rows < kPivotRows ? rows : kPivotRows;
-  Vec<A> pivot[kCount], sum[kCount], squares[kCount];
-  for (int64_t row = 0; row < pivot_rows; ++row) {
-    const T* at = x + row * channels;
-#pragma GCC unroll 8
-    for (int j = 0; j < kCount; ++j) pivot[j] = pivot[j] + (partial ? load_partial(at, lanes) : load(at + j * kSize));
-  }
-#pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j) pivot[j] = pivot[j] * Vec<A>(A(1) / static_cast<A>(pivot_rows));
+// Sums over the rows are taken a tile of rows at a time, a vector of channels after the other, with the sums so far in
+// memory (the first cache): so the tensor is read about in the order of its addresses, whatever C.
+constexpr int kTileUnroll = 4;
+constexpr int64_t kPrefetchBytes = 8192;
+constexpr int64_t kStreamBytes = 256;  // rows up to here the processor streams by itself
 
-  if (partial) {
-    for (int64_t row = 0; row < rows; ++row) {
-      const Vec<A> d = load_partial(x + row * channels, lanes) - pivot[0];
-      sum[0] = sum[0] + d;
-      squares[0] = multiply_add(d, d, squares[0]);
-    }
+struct Tiles {
+  int64_t rows;   // of a tile
+  int64_t ahead;  // elements from a tile to what is loaded meanwhile, or 0
+};
+
+template <typename T>
+JDM_INLINE Tiles tiles(int64_t channels) {
+  const int64_t narrow = 256 / channels / kTileUnroll * kTileUnroll, rows = narrow < kTileUnroll ? kTileUnroll : narrow;
+  const int64_t tile = rows * channels, wanted = kPrefetchBytes / static_cast<int64_t>(sizeof(T));
+  return {rows, channels * static_cast<int64_t>(sizeof(T)) > kStreamBytes ? (wanted + tile - 1) / tile * tile : 0};
+}
+
+// Starts loading, of the memory `ahead` elements further, as much as one vector of each row of a tile: in the order of
+// addresses, not of the rows.
+template <typename T>
+JDM_INLINE void prefetch(const T* tile, int64_t ahead, int64_t c) {
+  constexpr int kBytes = kTileUnroll * Vec<Accumulator<T>>::kSize * static_cast<int>(sizeof(T));
+  const char* from = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(tile) +
+                                                   static_cast<uintptr_t>(ahead + c * kTileUnroll) * sizeof(T));
+#pragma GCC unroll 4
+  for (int byte = 0; byte < kBytes; byte += 64) __builtin_prefetch(from + byte);
+}
+
+#define JDM_LOAD(kPartial, at, lanes) (kPartial ? load_partial(at, lanes) : load(at))
+
+template <bool kPartial, typename T, typename A>
+JDM_INLINE void tile_moments(const T* x, int64_t rows, int64_t channels, int64_t lanes, const A* pivot, A* sum,
+                             A* squares) {
+  const Vec<A> vpivot = JDM_LOAD(kPartial, pivot, lanes);
+  Vec<A> sums[2] = {JDM_LOAD(kPartial, sum, lanes), Vec<A>()},
+         products[2] = {JDM_LOAD(kPartial, squares, lanes), Vec<A>()};
+  const auto add = [&](int j, const T* at) __attribute__((always_inline)) {
+    const Vec<A> d = JDM_LOAD(kPartial, at, lanes) - vpivot;
+    sums[j] = sums[j] + d;
+    products[j] = multiply_add(d, d, products[j]);
+  };
+  int64_t row = 0;
+  for (; row + kTileUnroll <= rows; row += kTileUnroll) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileUnroll; ++j) add(j % 2, x + (row + j) * channels);
+  }
+  for (; row < rows; ++row) add(0, x + row * channels);
+  if (kPartial) {
+    store_partial(sum, sums[0] + sums[1], lanes);
+    store_partial(squares, products[0] + products[1], lanes);
   } else {
-    for (int64_t row = 0; row < rows; ++row) {
-#pragma GCC unroll 8
-      for (int j = 0; j < kCount; ++j) {
-        const Vec<A> d = load(x + row * channels + j * kSize) - pivot[j];
-        sum[j] = sum[j] + d;
-        squares[j] = multiply_add(d, d, squares[j]);
-      }
-    }
-  }
-
-  A pivots[kCount * kSize], sums[kCount * kSize], square_sums[kCount * kSize];
-#pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j) {
-    store(pivots + j * kSize, pivot[j]);
-    store(sums + j * kSize, sum[j]);
-    store(square_sums + j * kSize, squares[j]);
-  }
-  for (int lane = 0; lane < kCount * kSize && lane < lanes; ++lane) {
-    const double shift = sums[lane] / static_cast<double>(rows);
-    mean[lane] = pivots[lane] + shift;
-    m2[lane] = square_sums[lane] - sums[lane] * shift;
+    store(sum, sums[0] + sums[1]);
+    store(squares, products[0] + products[1]);
   }
 }
 
-// For every channel the mean over the rows and the sum of squared deviations from it; one pass shifted by a pivot as in
-// span_moments, here the mean of the first kPivotRows rows, so for at most 16 times as many rows.
+// For every channel a pivot, the mean of the first sixteenth of the rows, and the sums over the rows of x - pivot and
+// of its square, as in span_moments: partial is [3, channels].
 template <typename T>
-void row_moments(const T* x, int64_t rows, int64_t channels, double* mean, double* m2) {
-  constexpr int kSize = Vec<Accumulator<T>>::kSize;
-  constexpr int kBlock = JDM_CPU_LEVEL == 2 ? 8 : 4;  // as many as the registers hold
-  int64_t c = 0;
-  for (; c + kBlock * kSize <= channels; c += kBlock * kSize) {
-    row_moments_block<kBlock>(x + c, rows, channels, kBlock * kSize, mean + c, m2 + c);
+void row_moments(const T* x, int64_t rows, int64_t channels, Accumulator<T>* partial) {
+  using A = Accumulator<T>;
+  constexpr int kSize = Vec<A>::kSize;
+  A *pivot = partial, *sum = partial + channels, *squares = partial + 2 * channels;
+  const int64_t pivot_rows = (rows + 15) / 16, whole = channels - channels % kSize, rest = channels - whole;
+  const Vec<A> share(A(1) / static_cast<A>(pivot_rows));
+  for (int64_t c = 0; c < whole; c += kSize) {
+    Vec<A> head;
+    for (int64_t row = 0; row < pivot_rows; ++row) head = head + load(x + row * channels + c);
+    store(pivot + c, head * share);
+    store(sum + c, Vec<A>());
+    store(squares + c, Vec<A>());
   }
-  for (; c + kSize <= channels; c += kSize) row_moments_block<1>(x + c, rows, channels, kSize, mean + c, m2 + c);
-  if (c < channels) row_moments_block<1>(x + c, rows, channels, channels - c, mean + c, m2 + c);
+  if (rest > 0) {
+    Vec<A> head;
+    for (int64_t row = 0; row < pivot_rows; ++row) head = head + load_partial(x + row * channels + whole, rest);
+    store_partial(pivot + whole, head * share, rest);
+    store_partial(sum + whole, Vec<A>(), rest);
+    store_partial(squares + whole, Vec<A>(), rest);
+  }
+  const Tiles tile = tiles<T>(channels);
+  for (int64_t row = 0; row < rows; row += tile.rows) {
+    const T* at = x + row * channels;
+    const int64_t here = rows - row < tile.rows ? rows - row : tile.rows;
+    for (int64_t c = 0; c < whole; c += kSize) {
+      if (tile.ahead > 0) prefetch(at, tile.ahead, c);
+      tile_moments<false>(at + c, here, channels, kSize, pivot + c, sum + c, squares + c);
+    }
+    if (rest > 0) tile_moments<true>(at + whole, here, channels, rest, pivot + whole, sum + whole, squares + whole);
+  }
+}
+
+JDM_INLINE Vec<double> load_as_double(const double* p) { return load(p); }
+JDM_INLINE Vec<double> load_as_double(const float* p) {
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  Half half;
+  __builtin_memcpy(&half, p, sizeof(half));
+  return __builtin_convertvector(half, Doubles);
+}
+
+// Merges what row_moments found in the pieces of a sample, in their order (Chan, Golub and LeVeque): partial is
+// [pieces, 3, channels], every piece has `rows` rows but the last, which has what remains of `pixels`. Writes mean and
+// sum of squared deviations of `count` channels.
+template <typename A>
+void merge_row_moments(const A* partial, int64_t rows, int64_t pixels, int64_t channels, int64_t count, double* mean,
+                       double* m2) {
+  constexpr int kSize = Vec<double>::kSize;
+  for (int64_t c = 0; c < count; c += kSize) {
+    const int64_t lanes = count - c < kSize ? count - c : kSize;
+    Vec<double> total_mean, total_m2;
+    for (int64_t done = 0; done < pixels; done += rows) {
+      const A* piece = partial + done / rows * 3 * channels + c;
+      A copy[3][kSize] = {};
+      int64_t stride = channels;
+      if (lanes < kSize) {
+        for (int i = 0; i < 3; ++i)
+          __builtin_memcpy(copy[i], piece + i * channels, static_cast<size_t>(lanes) * sizeof(A));
+        piece = copy[0];
+        stride = kSize;
+      }
+      const double here = static_cast<double>(pixels - done < rows ? pixels - done : rows);
+      const double share = here / (static_cast<double>(done) + here);
+      const Vec<double> sum = load_as_double(piece + stride), shift = sum * Vec<double>(1.0 / here);
+      const Vec<double> delta = load_as_double(piece) + shift - total_mean;
+      total_mean = multiply_add(delta, Vec<double>(share), total_mean);
+      total_m2 = total_m2 + (load_as_double(piece + 2 * stride) - sum * shift) +
+                 delta * delta * Vec<double>(share * static_cast<double>(done));
+    }
+    store_partial(mean + c, total_mean, lanes);
+    store_partial(m2 + c, total_m2, lanes);
+  }
 }
 
 template <Activation kActivation, typename T, typename A>
@@ -259,45 +330,31 @@ void apply_rows(const T* x, const T* residual, T* y, int64_t rows, int64_t chann
   JDM_WITH_ACTIVATION(activation, apply_rows_as, x, residual, y, rows, channels, mean, scale, shift, slope)
 }
 
-template <int kCount, Activation kActivation, typename T, typename A>
-JDM_INLINE void row_gradient_sums_block(const T* dy, const T* x, int64_t rows, int64_t channels, int64_t lanes,
-                                        const A* mean, const A* scale, const A* shift, A slope, A* sum_g, A* sum_gd) {
-  constexpr int kSize = Vec<A>::kSize;
-  const bool partial = lanes < kCount * kSize;
-  Vec<A> vmean[kCount], vscale[kCount], vshift[kCount], sums[kCount], products[kCount];
-  const Vec<A> vslope(slope);
+template <Activation kActivation, bool kPartial, typename T, typename A>
+JDM_INLINE void tile_gradient_sums(const T* dy, const T* x, int64_t rows, int64_t channels, int64_t lanes,
+                                   const A* mean, const A* scale, const A* shift, Vec<A> vslope, A* sum_g, A* sum_gd) {
+  const Vec<A> vmean = JDM_LOAD(kPartial, mean, lanes), vscale = JDM_LOAD(kPartial, scale, lanes);
+  const Vec<A> vshift = JDM_LOAD(kPartial, shift, lanes);
+  Vec<A> sums[2] = {JDM_LOAD(kPartial, sum_g, lanes), Vec<A>()};
+  Vec<A> products[2] = {JDM_LOAD(kPartial, sum_gd, lanes), Vec<A>()};
+  const auto add = [&](int j, int64_t at) __attribute__((always_inline)) {
+    const Vec<A> d = JDM_LOAD(kPartial, x + at, lanes) - vmean, t = multiply_add(d, vscale, vshift);
+    const Vec<A> g = masked_gradient<kActivation>(JDM_LOAD(kPartial, dy + at, lanes), t, vslope);
+    sums[j] = sums[j] + g;
+    products[j] = multiply_add(g, d, products[j]);
+  };
+  int64_t row = 0;
+  for (; row + kTileUnroll <= rows; row += kTileUnroll) {
 #pragma GCC unroll 4
-  for (int j = 0; j < kCount; ++j) {
-    vmean[j] = partial ? load_partial(mean, lanes) : load(mean + j * kSize);
-    vscale[j] = partial ? load_partial(scale, lanes) : load(scale + j * kSize);
-    vshift[j] = partial ? load_partial(shift, lanes) : load(shift + j * kSize);
+    for (int j = 0; j < kTileUnroll; ++j) add(j % 2, (row + j) * channels);
   }
-  if (partial) {
-    for (int64_t row = 0; row < rows; ++row) {
-      const Vec<A> d = load_partial(x + row * channels, lanes) - vmean[0];
-      const Vec<A> t = multiply_add(d, vscale[0], vshift[0]);
-      const Vec<A> g = masked_gradient<kActivation>(load_partial(dy + row * channels, lanes), t, vslope);
-      sums[0] = sums[0] + g;
-      products[0] = multiply_add(g, d, products[0]);
-    }
-    store_partial(sum_g, sums[0], lanes);
-    store_partial(sum_gd, products[0], lanes);
-    return;
-  }
-  for (int64_t row = 0; row < rows; ++row) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kCount; ++j) {
-      const Vec<A> d = load(x + row * channels + j * kSize) - vmean[j];
-      const Vec<A> t = multiply_add(d, vscale[j], vshift[j]);
-      const Vec<A> g = masked_gradient<kActivation>(load(dy + row * channels + j * kSize), t, vslope);
-      sums[j] = sums[j] + g;
-      products[j] = multiply_add(g, d, products[j]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < kCount; ++j) {
-    store(sum_g + j * kSize, sums[j]);
-    store(sum_gd + j * kSize, products[j]);
+  for (; row < rows; ++row) add(0, row * channels);
+  if (kPartial) {
+    store_partial(sum_g, sums[0] + sums[1], lanes);
+    store_partial(sum_gd, products[0] + products[1], lanes);
+  } else {
+    store(sum_g, sums[0] + sums[1]);
+    store(sum_gd, products[0] + products[1]);
   }
 }
 
@@ -305,16 +362,25 @@ template <Activation kActivation, typename T, typename A>
 JDM_INLINE void row_gradient_sums_as(const T* dy, const T* x, int64_t rows, int64_t channels, const A* mean,
                                      const A* scale, const A* shift, A slope, A* sum_g, A* sum_gd) {
   constexpr int kSize = Vec<A>::kSize;
-  constexpr int kBlock = JDM_CPU_LEVEL == 2 ? 4 : 2;  // as many as the registers hold
-  int64_t c = 0;
-  for (; c + kBlock * kSize <= channels; c += kBlock * kSize) {
-    row_gradient_sums_block<kBlock, kActivation>(dy + c, x + c, rows, channels, kBlock * kSize, mean + c, scale + c,
-                                                 shift + c, slope, sum_g + c, sum_gd + c);
-  }
-  for (; c < channels; c += kSize) {
-    const int64_t lanes = channels - c < kSize ? channels - c : kSize;
-    row_gradient_sums_block<1, kActivation>(dy + c, x + c, rows, channels, lanes, mean + c, scale + c, shift + c, slope,
-                                            sum_g + c, sum_gd + c);
+  const Tiles tile = tiles<T>(channels);
+  const int64_t whole = channels - channels % kSize, rest = channels - whole;
+  const Vec<A> vslope(slope);
+  for (int64_t c = 0; c < channels; ++c) sum_g[c] = sum_gd[c] = A(0);
+  for (int64_t row = 0; row < rows; row += tile.rows) {
+    const T *x_at = x + row * channels, *dy_at = dy + row * channels;
+    const int64_t here = rows - row < tile.rows ? rows - row : tile.rows;
+    for (int64_t c = 0; c < whole; c += kSize) {
+      if (tile.ahead > 0) {
+        prefetch(x_at, tile.ahead, c);
+        prefetch(dy_at, tile.ahead, c);
+      }
+      tile_gradient_sums<kActivation, false>(dy_at + c, x_at + c, here, channels, kSize, mean + c, scale + c, shift + c,
+                                             vslope, sum_g + c, sum_gd + c);
+    }
+    if (rest > 0) {
+      tile_gradient_sums<kActivation, true>(dy_at + whole, x_at + whole, here, channels, rest, mean + whole,
+                                            scale + whole, shift + whole, vslope, sum_g + whole, sum_gd + whole);
+    }
   }
 }
 
@@ -360,4 +426,5 @@ void apply_rows_gradient(const T* dy, const T* x, T* dx, int64_t rows, int64_t c
                       tilt)
 }
 
+#undef JDM_LOAD
 #undef JDM_WITH_ACTIVATION
