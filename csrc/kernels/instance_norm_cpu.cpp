@@ -1,6 +1,6 @@
 // Instance norm on the CPU: cuts the tensors into pieces that fit a cache, shares them among threads, and merges the
 // pieces' sums in double and in a fixed order, so the result does not depend on the number of threads. The arithmetic
-// of a piece is in cpu/instance_norm.inl.
+// of a piece is in cpu/instance_norm.inl and cpu/instance_norm_rows.inl.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -46,8 +46,8 @@ struct Problem {
   A weight_at(int64_t at) const { return weight != nullptr ? weight[at] : A(1); }
   A bias_at(int64_t at) const { return bias != nullptr ? bias[at] : A(0); }
   A slope() const { return static_cast<A>(shape.negative_slope); }
-  // channels_last: pixels per piece, enough to make the piece's partial sums a small part of its size, and no more than
-  // row_moments takes.
+  // channels_last: pixels per piece, of which there are 32 where that makes its partial sums a small part of its size
+  // and the float sums over it precise enough.
   int64_t rows_per_piece() const { return std::clamp<int64_t>((shape.pixels / 32 + 3) / 4 * 4, 64, 256); }
 };
 
@@ -224,7 +224,7 @@ void for_each_sample(const InstanceNormShape& shape, int threads, int64_t sums_s
 }
 
 constexpr int64_t kMergeChannels = 64;    // channels whose partial sums a thread merges at once
-constexpr int64_t kSerialMerges = 32768;  // below that, waking threads takes longer than merging
+constexpr int64_t kSerialMerges = 32768;  // partial sums up to which waking threads takes longer than merging
 
 template <typename T>
 void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
@@ -235,6 +235,7 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
   const InstanceNormShape& shape = problem.shape;
   const int64_t channels = shape.channels, pixels = shape.pixels, rows = problem.rows_per_piece();
   const int64_t pieces = (pixels + rows - 1) / rows;
+  const auto merging = [&](int threads) { return pieces * channels < kSerialMerges ? 1 : threads; };
   const auto rows_in = [&](int64_t piece) { return std::min(rows, pixels - piece * rows); };
 
   // sums: what row_moments writes [pieces, 3, C]. constants: scale, shift [C].
@@ -254,8 +255,7 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
       }
     });
     parallel_ranges(
-        (channels + kMergeChannels - 1) / kMergeChannels, pieces * channels < kSerialMerges ? 1 : threads,
-        [&](int64_t begin, int64_t end) {
+        (channels + kMergeChannels - 1) / kMergeChannels, merging(threads), [&](int64_t begin, int64_t end) {
           for (int64_t block = begin; block < end; ++block) {
             const int64_t first = block * kMergeChannels, count = std::min(kMergeChannels, channels - first);
             double means[kMergeChannels], m2[kMergeChannels];
@@ -269,6 +269,7 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
           }
         });
     parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {
+      // Forwards, for one stream of addresses: the last piece first took up to 7 % longer.
       for (int64_t piece = begin; piece < end; ++piece) {
         const int64_t first = piece * rows * channels;
         apply(x + first, residual != nullptr ? residual + first : nullptr, y + first, rows_in(piece), channels, mean,
@@ -287,6 +288,7 @@ void backward_rows(const Problem<T>& problem, const InstanceNormBackward& args) 
   const InstanceNormShape& shape = problem.shape;
   const int64_t channels = shape.channels, pixels = shape.pixels, rows = problem.rows_per_piece();
   const int64_t pieces = (pixels + rows - 1) / rows;
+  const auto merging = [&](int threads) { return pieces * channels < kSerialMerges ? 1 : threads; };
   const auto rows_in = [&](int64_t piece) { return std::min(rows, pixels - piece * rows); };
 
   // sums: of g and of g * (x - mean) [pieces, 2, C]. constants: scale, shift, offset, tilt [C].
@@ -316,30 +318,29 @@ void backward_rows(const Problem<T>& problem, const InstanceNormBackward& args) 
                 partial, partial + channels);
       }
     });
-    parallel_ranges((channels + kMergeChannels - 1) / kMergeChannels, pieces * channels < kSerialMerges ? 1 : threads,
-                    [&](int64_t begin, int64_t end) {
-                      for (int64_t block = begin; block < end; ++block) {
-                        const int64_t first = block * kMergeChannels,
-                                      count = std::min(kMergeChannels, channels - first);
-                        double sum_g[kMergeChannels] = {}, sum_gd[kMergeChannels] = {};
-                        for (int64_t piece = 0; piece < pieces; ++piece) {
-                          const A* partial = sums + piece * 2 * channels + first;
-                          for (int64_t c = 0; c < count; ++c) {
-                            sum_g[c] += partial[c];
-                            sum_gd[c] += partial[channels + c];
-                          }
-                        }
-                        for (int64_t c = 0; c < count; ++c) {
-                          const GradientTerms<A> terms(sum_g[c], sum_gd[c], rstd[first + c], pixels);
-                          offset[first + c] = terms.offset;
-                          tilt[first + c] = terms.tilt;
-                          d_bias[first + c] = static_cast<A>(sum_g[c]);
-                          d_weight[first + c] = static_cast<A>(sum_gd[c] * rstd[first + c]);
-                        }
-                      }
-                    });
+    parallel_ranges(
+        (channels + kMergeChannels - 1) / kMergeChannels, merging(threads), [&](int64_t begin, int64_t end) {
+          for (int64_t block = begin; block < end; ++block) {
+            const int64_t first = block * kMergeChannels, count = std::min(kMergeChannels, channels - first);
+            double sum_g[kMergeChannels] = {}, sum_gd[kMergeChannels] = {};
+            for (int64_t piece = 0; piece < pieces; ++piece) {
+              const A* partial = sums + piece * 2 * channels + first;
+              for (int64_t c = 0; c < count; ++c) {
+                sum_g[c] += partial[c];
+                sum_gd[c] += partial[channels + c];
+              }
+            }
+            for (int64_t c = 0; c < count; ++c) {
+              const GradientTerms<A> terms(sum_g[c], sum_gd[c], rstd[first + c], pixels);
+              offset[first + c] = terms.offset;
+              tilt[first + c] = terms.tilt;
+              d_bias[first + c] = static_cast<A>(sum_g[c]);
+              d_weight[first + c] = static_cast<A>(sum_gd[c] * rstd[first + c]);
+            }
+          }
+        });
     parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t piece = begin; piece < end; ++piece) {
+      for (int64_t piece = end - 1; piece >= begin; --piece) {  // from what the cache still has: 1 to 8 % quicker
         const int64_t first = piece * rows * channels;
         apply(dy + first, x + first, dx + first, rows_in(piece), channels, mean, scale, shift, shape.activation,
               problem.slope(), offset, tilt);

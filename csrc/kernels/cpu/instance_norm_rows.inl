@@ -3,12 +3,13 @@
 //------------------------------------------------------------------------ the order of the sums
 
 // Rows are summed a tile of some rows after the other, in a tile a block of neighbouring channels after the other, with
-// the sums so far in memory (the first cache) between tiles. So the tensor is read about in the order of its addresses:
-// a block of channels down a whole piece is up to three times slower, since the processor fetches ahead along
-// addresses.
+// the sums so far in memory (the first cache) between tiles. So the tensor is read about in the order of its addresses,
+// which is what the processor loads ahead along: a block of channels down a whole piece of rows, with the sums in
+// registers, took up to three times as long. In a tile of rows longer than a block the processor meets several streams
+// that end soon, hence the prefetches; along one stream (a plane, or rows of one block) they only cost time.
 constexpr int kBlockVectors = JDM_CPU_LEVEL == 2 ? 4 : 2;  // of channels: as many as the registers hold
-constexpr int64_t kTileRows = 4;
-constexpr int64_t kPrefetchBytes = 8192;
+constexpr int64_t kTileRows = 4;                           // 8: 4 to 22 % slower at 256 channels
+constexpr int64_t kPrefetchBytes = 8192;                   // how far ahead; 4096 and 16384 do the same within the noise
 
 // Neighbouring channels: kCount vectors, or (0) fewer than a vector has.
 template <int kCount>
@@ -31,7 +32,7 @@ struct Block {
   }
 };
 
-// Calls body(block, first channel) for blocks that make up a row.
+// Calls body(block, first channel) for blocks that make up a row: one block if it fits, else blocks of a vector.
 template <typename A, typename Body>
 JDM_INLINE void for_each_block(int64_t channels, const Body& body) {
   constexpr int64_t kSize = Vec<A>::kSize;
@@ -55,7 +56,7 @@ JDM_INLINE void for_each_row(int64_t rows, const Body& body) {
 
 struct Tile {
   int64_t rows;
-  int64_t ahead;  // elements from a tile to the one whose loading it starts
+  int64_t ahead;  // elements from a tile to the one whose loading it starts, or 0
 };
 
 template <typename T>
@@ -77,6 +78,7 @@ JDM_INLINE void prefetch(Block<kCount>, const T* tile, int64_t offset) {
 
 //------------------------------------------------------------------------ forward
 
+// Adds `rows` rows of one block, from channel c on, to its sums.
 template <int kCount, typename T, typename A>
 JDM_INLINE void add_moments(Block<kCount> block, const T* x, int64_t rows, int64_t channels, int64_t c, int64_t ahead,
                             const A* pivot, A* sum, A* squares) {
@@ -105,7 +107,7 @@ JDM_INLINE void add_moments(Block<kCount> block, const T* x, int64_t rows, int64
 }
 
 // For every channel a pivot, the mean of the first sixteenth of the rows, and the sums over the rows of x - pivot and
-// of its square, as in span_moments: partial is [3, channels].
+// of its square, as in span_moments, so for at most 16 times as many rows as the pivot has: partial is [3, channels].
 template <typename T>
 void row_moments(const T* x, int64_t rows, int64_t channels, Accumulator<T>* partial) {
   using A = Accumulator<T>;
@@ -131,6 +133,7 @@ void row_moments(const T* x, int64_t rows, int64_t channels, Accumulator<T>* par
   }
 }
 
+// As many elements as a vector of doubles has.
 JDM_INLINE Vec<double> load_as_double(const double* p) { return load(p); }
 JDM_INLINE Vec<double> load_as_double(const float* p) {
   typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
@@ -154,8 +157,9 @@ void merge_row_moments(const A* partial, int64_t rows, int64_t pixels, int64_t c
       A copy[3][kSize] = {};
       int64_t stride = channels;
       if (lanes < kSize) {
-        for (int i = 0; i < 3; ++i)
+        for (int i = 0; i < 3; ++i) {
           __builtin_memcpy(copy[i], piece + i * channels, static_cast<size_t>(lanes) * sizeof(A));
+        }
         piece = copy[0];
         stride = kSize;
       }
@@ -210,6 +214,7 @@ void apply_rows(const T* x, const T* residual, T* y, int64_t rows, int64_t chann
 
 //------------------------------------------------------------------------ backward
 
+// Adds `rows` rows of one block, from channel c on, to its sums.
 template <Activation kActivation, int kCount, typename T, typename A>
 JDM_INLINE void add_gradient_sums(Block<kCount> block, const T* dy, const T* x, int64_t rows, int64_t channels,
                                   int64_t c, int64_t ahead, const A* mean, const A* scale, const A* shift,
