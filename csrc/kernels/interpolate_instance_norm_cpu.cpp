@@ -88,64 +88,103 @@ void between_planes(const InterpolateInstanceNormShape& shape, const Interpolate
   });
 }
 
+// One pair of key maps [H*W, C] and its frames. The memory is kept for the next pair.
 template <typename T>
-void between_rows(const InterpolateInstanceNormShape& shape, const InterpolateInstanceNormArgs& args, int threads) {
+class RowPair {
+ public:
   using A = Accumulator<T>;
-  const auto moments_of = JDM_FOR_CURRENT_LEVEL(row_pair_moments<T>);
-  const auto apply = JDM_FOR_CURRENT_LEVEL(apply_rows_between<T>);
-  const int64_t channels = shape.channels, pixels = shape.pixels, frame_size = channels * pixels;
-  // Enough to make the piece's partial sums a small part of its size, and no more than row_pair_moments takes.
-  const int64_t rows = std::clamp<int64_t>(16384 / channels, 64, 256);
-  const int64_t pieces = (pixels + rows - 1) / rows;
-  const auto rows_in = [&](int64_t piece) { return std::min(rows, pixels - piece * rows); };
-  const A* const weight = static_cast<const A*>(args.weight);
-  std::vector<double> partial(static_cast<size_t>(pieces * 5 * channels));
-  std::vector<A> means(static_cast<size_t>(2 * channels)), shift(static_cast<size_t>(channels)), scales;
-  if (args.bias != nullptr) std::copy_n(static_cast<const A*>(args.bias), channels, shift.data());
 
-  for (int64_t i = 0; i < key_pairs(shape); ++i) {
-    const Pair pair = pair_of(shape, args.positions, i);
-    const int64_t frames = pair.last - pair.first;
-    if (frames == 0) continue;
-    const T* const a = static_cast<const T*>(args.u) + pair.a * frame_size;
-    const T* const b = static_cast<const T*>(args.u) + pair.b * frame_size;
-    T* const y = static_cast<T*>(args.y) + pair.first * frame_size;
-    scales.resize(std::max(scales.size(), static_cast<size_t>(frames * 2 * channels)));  // [frames, 2, C]
+  RowPair(const InterpolateInstanceNormShape& shape, const InterpolateInstanceNormArgs& args)
+      : shape_(shape),
+        args_(args),
+        // Enough to make the piece's partial sums a small part of its size, and no more than row_pair_moments takes.
+        rows_(std::clamp<int64_t>(16384 / shape.channels, 64, 256)),
+        pieces_((shape.pixels + rows_ - 1) / rows_),
+        partial_(static_cast<size_t>(pieces_ * 5 * shape.channels)),
+        means_(static_cast<size_t>(2 * shape.channels)),
+        shift_(static_cast<size_t>(shape.channels)) {
+    if (args.bias != nullptr) std::copy_n(static_cast<const A*>(args.bias), shape.channels, shift_.data());
+  }
 
-    parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {
+  void make_frames(int64_t number, int threads) {
+    const Pair pair = pair_of(shape_, args_.positions, number);
+    if (pair.first == pair.last) return;
+    const int64_t frame_size = shape_.channels * shape_.pixels;
+    const T* const a = static_cast<const T*>(args_.u) + pair.a * frame_size;
+    const T* const b = static_cast<const T*>(args_.u) + pair.b * frame_size;
+    take_sums(a, b, threads);
+    merge_sums(pair, threads);
+    apply(pair, a, b, static_cast<T*>(args_.y) + pair.first * frame_size, threads);
+  }
+
+ private:
+  int64_t rows_in(int64_t piece) const { return std::min(rows_, shape_.pixels - piece * rows_); }
+
+  void take_sums(const T* a, const T* b, int threads) {
+    const auto moments_of = JDM_FOR_CURRENT_LEVEL(row_pair_moments<T>);
+    parallel_ranges(pieces_, threads, [&](int64_t begin, int64_t end) {
       for (int64_t piece = begin; piece < end; ++piece) {
-        const int64_t at = piece * rows * channels;
-        moments_of(a + at, b + at, rows_in(piece), channels, &partial[piece * 5 * channels]);
+        const int64_t at = piece * rows_ * shape_.channels;
+        moments_of(a + at, b + at, rows_in(piece), shape_.channels, &partial_[piece * 5 * shape_.channels]);
       }
     });
+  }
+
+  void merge_sums(const Pair& pair, int threads) {
+    const int64_t channels = shape_.channels, frames = pair.last - pair.first;
+    const A* const weight = static_cast<const A*>(args_.weight);
+    scales_.resize(std::max(scales_.size(), static_cast<size_t>(frames * 2 * channels)));  // [frames, 2, C]
     parallel_ranges(channels, threads, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         PairMoments moments;
-        for (int64_t piece = 0; piece < pieces; ++piece) {
-          moments.merge(static_cast<double>(rows_in(piece)), &partial[piece * 5 * channels + c], channels);
+        for (int64_t piece = 0; piece < pieces_; ++piece) {
+          moments.merge(static_cast<double>(rows_in(piece)), &partial_[piece * 5 * channels + c], channels);
         }
-        means[c] = static_cast<A>(moments.mean_a);
-        means[channels + c] = static_cast<A>(moments.mean_b);
+        means_[c] = static_cast<A>(moments.mean_a);
+        means_[channels + c] = static_cast<A>(moments.mean_b);
         for (int64_t frame = 0; frame < frames; ++frame) {
-          const double t = args.positions[pair.first + frame] - static_cast<double>(pair.a);
-          const double scale = moments.rstd(t, shape.eps) * (weight != nullptr ? weight[c] : 1);
-          scales[2 * frame * channels + c] = static_cast<A>((1 - t) * scale);
-          scales[(2 * frame + 1) * channels + c] = static_cast<A>(t * scale);
-        }
-      }
-    });
-    parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t piece = end - 1; piece >= begin; --piece) {  // backwards: the last ones are still in the cache
-        const int64_t at = piece * rows * channels;
-        for (int64_t frame = 0; frame < frames; ++frame) {
-          const A* const scale = &scales[2 * frame * channels];
-          apply(a + at, b + at, y + frame * frame_size + at, rows_in(piece), channels, means.data(),
-                means.data() + channels, scale, scale + channels, shift.data(), shape.activation,
-                static_cast<A>(shape.negative_slope));
+          const double t = args_.positions[pair.first + frame] - static_cast<double>(pair.a);
+          const double scale = moments.rstd(t, shape_.eps) * (weight != nullptr ? weight[c] : 1);
+          scales_[2 * frame * channels + c] = static_cast<A>((1 - t) * scale);
+          scales_[(2 * frame + 1) * channels + c] = static_cast<A>(t * scale);
         }
       }
     });
   }
+
+  void apply(const Pair& pair, const T* a, const T* b, T* y, int threads) const {
+    const auto apply_to = JDM_FOR_CURRENT_LEVEL(apply_rows_between<T>);
+    const int64_t channels = shape_.channels, frame_size = channels * shape_.pixels;
+    parallel_ranges(pieces_, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t piece = end - 1; piece >= begin; --piece) {  // backwards: the last ones are still in the cache
+        const int64_t at = piece * rows_ * channels;
+        for (int64_t frame = 0; frame < pair.last - pair.first; ++frame) {
+          const A* const scale = &scales_[2 * frame * channels];
+          apply_to(a + at, b + at, y + frame * frame_size + at, rows_in(piece), channels, means_.data(),
+                   means_.data() + channels, scale, scale + channels, shift_.data(), shape_.activation,
+                   static_cast<A>(shape_.negative_slope));
+        }
+      }
+    });
+  }
+
+  const InterpolateInstanceNormShape& shape_;
+  const InterpolateInstanceNormArgs& args_;
+  const int64_t rows_, pieces_;
+  std::vector<double> partial_;
+  std::vector<A> means_, shift_, scales_;
+};
+
+template <typename T>
+void between_rows(const InterpolateInstanceNormShape& shape, const InterpolateInstanceNormArgs& args, int threads) {
+  const int64_t pairs = key_pairs(shape);
+  // A pair a thread where that keeps all of them busy: threads that wait for each other three times a pair wait for
+  // whoever else uses the machine too.
+  const bool alone = pairs % threads == 0 || pairs >= 4 * threads;
+  parallel_ranges(alone ? pairs : 1, threads, [&](int64_t begin, int64_t end) {
+    RowPair<T> work(shape, args);
+    for (int64_t pair = begin; pair < (alone ? end : pairs); ++pair) work.make_frames(pair, alone ? 1 : threads);
+  });
 }
 
 }  // namespace
