@@ -8,8 +8,8 @@
 // registers, took up to three times as long. In a tile of rows longer than a block the processor meets several streams
 // that end soon, hence the prefetches; along one stream (a plane, or rows of one block) they only cost time.
 constexpr int kBlockVectors = JDM_CPU_LEVEL == 2 ? 4 : 2;  // of channels: as many as the registers hold
-constexpr int64_t kTileRows = 4;                           // 8: 4 to 22 % slower at 256 channels
-constexpr int64_t kPrefetchBytes = 8192;                   // how far ahead; 4096 and 16384 do the same within the noise
+constexpr int64_t kTileRows = 4;                           // 8: 4 to 24 % slower at 256 channels
+constexpr int64_t kPrefetchBytes = 8192;                   // how far ahead; half or twice that: no better in sum
 
 // Neighbouring channels: kCount vectors, or (0) fewer than a vector has.
 template <int kCount>
