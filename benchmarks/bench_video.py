@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from benchmarks.train_loops import with_plain_norms
 from jdm_fast.methods import JWDM, JWDMConfig
 from jdm_fast.networks.output_conv import OutputConv
-from jdm_fast.synthesis import FrameEngine, Model, Piece
+from jdm_fast.synthesis import FrameEngine, Model
+from jdm_fast.synthesis.frame_engine import even_pieces
 from jdm_fast.synthesis.pictures import to_float
 from jdm_fast.training.precision import choose_precision, numerics
 
@@ -98,8 +99,7 @@ def stream(model: Model, **options: Any) -> Run:
     engine = FrameEngine(model, **options)
 
     def run(keys: np.ndarray, factor: int) -> dict[str, np.ndarray]:
-        steps = tuple(step / factor for step in range(factor))
-        parts = list(engine.stream([*(Piece(key, steps) for key in keys[:-1]), Piece(keys[-1], (0.0,))]))
+        parts = list(engine.stream(even_pieces(keys, factor)))
         return {domain: np.concatenate([part[domain] for part in parts]) for domain in parts[0]}
 
     return run

@@ -226,6 +226,18 @@ void for_each_sample(const InstanceNormShape& shape, int threads, int64_t sums_s
 constexpr int64_t kMergeChannels = 64;    // channels whose partial sums a thread merges at once
 constexpr int64_t kSerialMerges = 32768;  // partial sums up to which waking threads takes longer than merging
 
+// Calls body(first channel, how many) for blocks of channels whose partial sums are merged.
+template <typename Body>
+void for_each_merge(int64_t channels, int64_t pieces, int threads, const Body& body) {
+  const int64_t blocks = (channels + kMergeChannels - 1) / kMergeChannels;
+  parallel_ranges(blocks, pieces * channels < kSerialMerges ? 1 : threads, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * kMergeChannels; first < std::min(end * kMergeChannels, channels);
+         first += kMergeChannels) {
+      body(first, std::min(kMergeChannels, channels - first));
+    }
+  });
+}
+
 template <typename T>
 void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
   using A = Accumulator<T>;
@@ -235,7 +247,6 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
   const InstanceNormShape& shape = problem.shape;
   const int64_t channels = shape.channels, pixels = shape.pixels, rows = problem.rows_per_piece();
   const int64_t pieces = (pixels + rows - 1) / rows;
-  const auto merging = [&](int threads) { return pieces * channels < kSerialMerges ? 1 : threads; };
   const auto rows_in = [&](int64_t piece) { return std::min(rows, pixels - piece * rows); };
 
   // sums: what row_moments writes [pieces, 3, C]. constants: scale, shift [C].
@@ -254,20 +265,16 @@ void forward_rows(const Problem<T>& problem, const InstanceNormForward& args) {
         moments_of(x + piece * rows * channels, rows_in(piece), channels, sums + piece * 3 * channels);
       }
     });
-    parallel_ranges(
-        (channels + kMergeChannels - 1) / kMergeChannels, merging(threads), [&](int64_t begin, int64_t end) {
-          for (int64_t block = begin; block < end; ++block) {
-            const int64_t first = block * kMergeChannels, count = std::min(kMergeChannels, channels - first);
-            double means[kMergeChannels], m2[kMergeChannels];
-            merge(sums + first, rows, pixels, channels, count, means, m2);
-            for (int64_t c = 0; c < count; ++c) {
-              mean[first + c] = static_cast<A>(means[c]);
-              rstd[first + c] = static_cast<A>(Moments{static_cast<double>(pixels), 0, m2[c]}.rstd(args.eps));
-              scale[first + c] = rstd[first + c] * problem.weight_at(affine_at + first + c);
-              shift[first + c] = problem.bias_at(affine_at + first + c);
-            }
-          }
-        });
+    for_each_merge(channels, pieces, threads, [&](int64_t first, int64_t count) {
+      double means[kMergeChannels], m2[kMergeChannels];
+      merge(sums + first, rows, pixels, channels, count, means, m2);
+      for (int64_t c = 0; c < count; ++c) {
+        mean[first + c] = static_cast<A>(means[c]);
+        rstd[first + c] = static_cast<A>(Moments{static_cast<double>(pixels), 0, m2[c]}.rstd(args.eps));
+        scale[first + c] = rstd[first + c] * problem.weight_at(affine_at + first + c);
+        shift[first + c] = problem.bias_at(affine_at + first + c);
+      }
+    });
     parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {
       // Forwards, for one stream of addresses: the last piece first took up to 7 % longer.
       for (int64_t piece = begin; piece < end; ++piece) {
@@ -288,7 +295,6 @@ void backward_rows(const Problem<T>& problem, const InstanceNormBackward& args) 
   const InstanceNormShape& shape = problem.shape;
   const int64_t channels = shape.channels, pixels = shape.pixels, rows = problem.rows_per_piece();
   const int64_t pieces = (pixels + rows - 1) / rows;
-  const auto merging = [&](int threads) { return pieces * channels < kSerialMerges ? 1 : threads; };
   const auto rows_in = [&](int64_t piece) { return std::min(rows, pixels - piece * rows); };
 
   // sums: of g and of g * (x - mean) [pieces, 2, C]. constants: scale, shift, offset, tilt [C].
@@ -318,27 +324,23 @@ void backward_rows(const Problem<T>& problem, const InstanceNormBackward& args) 
                 partial, partial + channels);
       }
     });
-    parallel_ranges(
-        (channels + kMergeChannels - 1) / kMergeChannels, merging(threads), [&](int64_t begin, int64_t end) {
-          for (int64_t block = begin; block < end; ++block) {
-            const int64_t first = block * kMergeChannels, count = std::min(kMergeChannels, channels - first);
-            double sum_g[kMergeChannels] = {}, sum_gd[kMergeChannels] = {};
-            for (int64_t piece = 0; piece < pieces; ++piece) {
-              const A* partial = sums + piece * 2 * channels + first;
-              for (int64_t c = 0; c < count; ++c) {
-                sum_g[c] += partial[c];
-                sum_gd[c] += partial[channels + c];
-              }
-            }
-            for (int64_t c = 0; c < count; ++c) {
-              const GradientTerms<A> terms(sum_g[c], sum_gd[c], rstd[first + c], pixels);
-              offset[first + c] = terms.offset;
-              tilt[first + c] = terms.tilt;
-              d_bias[first + c] = static_cast<A>(sum_g[c]);
-              d_weight[first + c] = static_cast<A>(sum_gd[c] * rstd[first + c]);
-            }
-          }
-        });
+    for_each_merge(channels, pieces, threads, [&](int64_t first, int64_t count) {
+      double sum_g[kMergeChannels] = {}, sum_gd[kMergeChannels] = {};
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        const A* partial = sums + piece * 2 * channels + first;
+        for (int64_t c = 0; c < count; ++c) {
+          sum_g[c] += partial[c];
+          sum_gd[c] += partial[channels + c];
+        }
+      }
+      for (int64_t c = 0; c < count; ++c) {
+        const GradientTerms<A> terms(sum_g[c], sum_gd[c], rstd[first + c], pixels);
+        offset[first + c] = terms.offset;
+        tilt[first + c] = terms.tilt;
+        d_bias[first + c] = static_cast<A>(sum_g[c]);
+        d_weight[first + c] = static_cast<A>(sum_gd[c] * rstd[first + c]);
+      }
+    });
     parallel_ranges(pieces, threads, [&](int64_t begin, int64_t end) {
       for (int64_t piece = end - 1; piece >= begin; --piece) {  // from what the cache still has: 1 to 8 % quicker
         const int64_t first = piece * rows * channels;

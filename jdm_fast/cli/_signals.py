@@ -8,15 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from jdm_fast.errors import UserError
-
-
-class Stopped(UserError):
-    """The command was ended by a signal; ``exit_status`` is what shells expect then, 128 + the signal's number."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; {message}")
-        self.exit_status = 128 + number
+from jdm_fast.errors import Stopped
 
 
 class _Terminated(KeyboardInterrupt):
@@ -24,9 +16,9 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def stopping(message: str) -> Iterator[None]:
+def stopping(kept: str) -> Iterator[None]:
     """Context in which SIGTERM, like Ctrl-C, is raised where the program is, so that it can clean up; then
-    :class:`Stopped` with ``message``. Outside of the main thread signals keep their meaning."""
+    :class:`Stopped`, which says what is ``kept``. Outside of the main thread signals keep their meaning."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise _Terminated
@@ -36,7 +28,8 @@ def stopping(message: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Stopped(signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT, message) from error
+        number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        raise Stopped(number, "stopped", f"; {kept}") from error
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)

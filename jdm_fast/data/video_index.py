@@ -8,6 +8,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+FAR = 256  #: frames; to decode fewer and pass over them is quicker than to find the place of one
+
 
 class Place(NamedTuple):
     """``seek``: the time stamp to look for in the file; ``shown``: the frame's; both in the stream's time base."""

@@ -20,6 +20,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation
 
+from jdm_fast.data import video_index
 from jdm_fast.data.images import find_images, read_image
 from jdm_fast.data.video_container import is_cut_short
 from jdm_fast.data.video_index import FrameIndex, Place, index_frames
@@ -33,7 +34,6 @@ Decoder = Literal["auto", "pyav", "dali"]
 # FFmpeg's quick way from YUV to RGB rounds down and gives four pixels one colour: one level too dark on the average.
 _EXACTLY = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _HIDING_CODECS = ("vp8",)  # their packets may hold frames that are never shown
-_FAR = 256  # frames; those of less are decoded sooner than the file is read for an index
 
 
 def open_frames(
@@ -205,7 +205,7 @@ class PyAVSource(FrameSource):
         yield from self._decoded(start)
 
     def _place(self, start: int) -> Place | None:
-        if start < _FAR or self.hidden or self.codec in _HIDING_CODECS:
+        if start < video_index.FAR or self.hidden or self.codec in _HIDING_CODECS:
             return None
         if self._index == "unread":
             with _video(self.path) as (container, stream):
@@ -224,11 +224,7 @@ def _video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
                 raise UserError(f"{path}: no video in this file, it holds {there}")
             yield container, streams[0]
     except av.error.FFmpegError as error:
-        raise UserError(_unreadable(path, error)) from error
-
-
-def _unreadable(path: Path, error: av.error.FFmpegError) -> str:
-    return f"{path}: not a video that can be read, or cut short: {error.strerror}"
+        raise UserError(f"{path}: not a video that can be read, or cut short: {error.strerror}") from error
 
 
 def _codec(stream: av.VideoStream) -> str:

@@ -53,6 +53,18 @@ class Piece(NamedTuple):
     is_cut: bool = False
 
 
+def even_pieces(keys: Iterable[np.ndarray], factor: int) -> Iterator[Piece]:
+    """``factor`` frames, evenly spaced, from each key frame to the next, and the last key frame."""
+    steps = tuple(k / factor for k in range(factor))
+    last = None
+    for key in keys:
+        if last is not None:
+            yield Piece(last, steps)
+        last = key
+    if last is not None:
+        yield Piece(last, (0.0,))
+
+
 def usual_batch(size: Size, device: torch.device) -> int:
     """Frames in a batch by their size if nobody says; on a GPU the most there can be."""
     most, pixels = (MOST_FRAMES, GPU_PIXELS) if device.type == "cuda" else (MOST_ON_CPU, CPU_PIXELS)
@@ -174,21 +186,19 @@ class FrameEngine:
         if first is None:
             return
         size: Size = first.key.shape[:2]
-        with closing(_Run(self, size, first)) as run:
-            yield from self._batches_of(run, first, pieces)
-
-    @staticmethod
-    def _batches_of(run: _Run, first: Piece, pieces: Iterator[Piece]) -> Iterator[Maps]:
         last = first
-        while group := list(islice(pieces, run.pairs)):
-            positions = [i + p for i, piece in enumerate([last, *group[:-1]]) for p in piece.positions]
-            run.take([piece.key for piece in group])
-            yield from run.frames(positions)
-            last = group[-1]
-        if any(last.positions):
-            raise ValueError(f"positions of the last piece must be 0, as no key frame follows, got {last.positions}")
-        run.end()
-        yield from run.frames(list(last.positions))
+        with closing(_Run(self, size, first)) as run:
+            while group := list(islice(pieces, run.pairs)):
+                positions = [i + p for i, piece in enumerate([last, *group[:-1]]) for p in piece.positions]
+                run.take([piece.key for piece in group])
+                yield from run.frames(positions)
+                last = group[-1]
+            if any(last.positions):
+                raise ValueError(
+                    f"positions of the last piece must be 0, as no key frame follows, got {last.positions}"
+                )
+            run.end()
+            yield from run.frames(list(last.positions))
 
     def images(self, keys: Sequence[np.ndarray], size: Size) -> Tensor:
         """Key frames as the networks take them, padded, on the device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from jdm_fast.errors import UserError
 from jdm_fast.ops import frames_to_uint8
 from jdm_fast.runs import load_run
 from jdm_fast.synthesis.conditions import Size
-from jdm_fast.synthesis.frame_engine import FrameEngine, Piece
+from jdm_fast.synthesis.frame_engine import FrameEngine, even_pieces
 from jdm_fast.synthesis.padding import pad_reflect, padded_side
 from jdm_fast.synthesis.pictures import batch_for, rgb, to_float
 from jdm_fast.synthesis.sample import TupleSampler, require_mapping
@@ -222,7 +222,7 @@ class Model:
             tile=tile,
             residual=residual,
         )
-        return made.stream(_pieces(frames, factor))
+        return made.stream(even_pieces(frames, factor))
 
     # ---- tuples of all domains --------------------------------------------------------------------------------------
 
@@ -369,18 +369,6 @@ class Model:
 
     def _other(self, domain: str) -> str:
         return next(other for other in self.domains if other != domain)
-
-
-def _pieces(frames: Iterable[np.ndarray], factor: int) -> Iterator[Piece]:
-    """``factor`` frames, evenly spaced, from each key frame to the next, and the last key frame."""
-    steps = tuple(k / factor for k in range(factor))
-    last = None
-    for frame in frames:
-        if last is not None:
-            yield Piece(last, steps)
-        last = frame
-    if last is not None:
-        yield Piece(last, (0.0,))
 
 
 def _trained_size(config: Mapping[str, Any]) -> Size | None:

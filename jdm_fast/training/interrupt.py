@@ -9,23 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from jdm_fast.errors import UserError
+from jdm_fast.errors import Stopped
 
 
-class Interrupted(UserError):
+class Interrupted(Stopped):
     """Training was asked to end, and has saved its state.
 
-    Attributes:
-        path: the run's folder. step: steps done. signal: the number of the signal. exit_status: 128 + signal, which
-        shells expect of a program ended by one.
+    Attributes beside the signal's:
+        path: the run's folder. step: steps done.
     """
 
     def __init__(self, path: Path, step: int, total: int, number: int) -> None:
-        super().__init__(
-            f"{path}: stopped by {signal.Signals(number).name} at step {step} of {total}; everything is saved. "
-            "Run the same command again to continue"
-        )
-        self.path, self.step, self.signal, self.exit_status = path, step, number, 128 + number
+        kept = f" at step {step} of {total}; everything is saved. Run the same command again to continue"
+        super().__init__(number, f"{path}: stopped", kept)
+        self.path, self.step = path, step
 
 
 _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}

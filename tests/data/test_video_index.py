@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from jdm_fast.data import video_read
+from jdm_fast.data import video_index, video_read
 from jdm_fast.data.video_files import TimedFrame, open_frames
 from jdm_fast.data.video_index import FrameIndex, Place
+from jdm_fast.errors import UserError
 from tests.synthesis.video.films import write_film
 
 COUNT = 90
@@ -53,7 +54,7 @@ def same(one: TimedFrame, other: TimedFrame) -> bool:
 
 @pytest.fixture
 def near(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(video_read, "_FAR", 1)
+    monkeypatch.setattr(video_index, "FAR", 1)
     yield
 
 
@@ -109,7 +110,7 @@ def test_damage_further_on_is_told(near: None, tmp_path: Path, monkeypatch: pyte
 
     real = av.container.InputContainer.decode
     monkeypatch.setattr(video_read.av, "open", lambda path: Container(real_open(path), decode))
-    with pytest.raises(Exception, match="damaged or cut short after frame 80"):
+    with pytest.raises(UserError, match="damaged or cut short after frame 80"):
         list(source.timed(70))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from jdm_fast._files import make_folder
+from jdm_fast.data import video_index
 from jdm_fast.data.video_codec import DEFAULT_CODEC, opens, require_encoder
 from jdm_fast.data.video_files import open_frames
 from jdm_fast.errors import UserError
@@ -31,8 +32,6 @@ from jdm_fast.synthesis.video.store import SegmentStore
 from jdm_fast.synthesis.video.timeline import Segment, Timeline, segments
 from jdm_fast.synthesis.video.translator import Translator
 from jdm_fast.synthesis.video.writing import WAITING, Part, SegmentWriters
-
-_FAR = 256  # frames of the input; to pass over fewer is quicker than to find the place
 
 OnProgress = Callable[[int, int | None], None]
 OnFrames = Callable[[dict[str, np.ndarray]], None]
@@ -92,8 +91,6 @@ class VideoJob:
         domains = chosen_domains(model, options)
         paths = output_paths(output, domains, is_file)
         require_writable(given, output, paths, is_file)
-        if is_file and options.codec is not None:
-            require_encoder(options.codec, options.crf, options.preset)
         self.frames = open_frames(given, fps=options.input_fps, decoder=options.decoder, device=model.device)
         sampled, shown, to_end = rates(options, self.frames)
         self.fps = shown.limit_denominator(65535)
@@ -177,10 +174,11 @@ class VideoJob:
         there anew.
         """
         next_of = partial(self._next, is_mine)
+        per_segment = self.keys * self.options.every  # frames of the input
         number = next_of(0)
         while number is not None:
-            first = number * self.keys * self.options.every
-            with closing(in_thread(self._timeline(first=first), READ_AHEAD, "jdm_fast-timeline")) as pieces:
+            timeline = self._timeline(first=number * per_segment)
+            with closing(in_thread(timeline, READ_AHEAD, "jdm_fast-timeline")) as pieces:
                 for segment in segments(pieces, self.keys, number):
                     if segment.number == number:
                         with closing(self._engine.compute(segment)) as parts:
@@ -190,7 +188,7 @@ class VideoJob:
                             pass
                         yield segment, None
                         number = next_of(number + 1)
-                    if number is None or (number - segment.number - 1) * self.keys * self.options.every >= _FAR:
+                    if number is None or (number - segment.number - 1) * per_segment >= video_index.FAR:
                         break
                 else:
                     return

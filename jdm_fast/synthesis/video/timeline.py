@@ -38,9 +38,6 @@ class Timeline:
         first: begin with this frame of the input, a multiple of ``every``: the pieces are those that the whole has from
             there on, none if the input is not that long.
 
-    Attributes:
-        key_frames, cuts: how many there were so far.
-
     Raises (while iterating):
         UserError: fewer than two key frames in all (one will do with ``hold``), or times that go back.
     """
@@ -58,7 +55,6 @@ class Timeline:
     ) -> None:
         self._frames, self._rate, self._every, self._first = frames, rate, every, first
         self._cut, self._hold, self._to_end = cut, hold, to_end
-        self.key_frames = self.cuts = 0
 
     def __iter__(self) -> Iterator[Piece]:
         keys = self._keys()
@@ -79,11 +75,9 @@ class Timeline:
         for key in keys:
             if held is None:
                 done = math.ceil(key.time * self._rate)  # the output's frames until here
-            self.key_frames += 1
             now = None if seen is None else seen(key.pixels)
             if held is not None:
                 is_cut = now is not None and _distance(small, now) > self._cut
-                self.cuts += is_cut
                 positions = []
                 while (time := done / self._rate) < key.time:
                     place = float((time - held.time) / (key.time - held.time))

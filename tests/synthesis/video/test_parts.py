@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jdm_fast.data import video_read
+from jdm_fast.data import video_index, video_read
 from jdm_fast.data.video_files import open_frames
 from jdm_fast.synthesis import Model, synthesize_video
-from jdm_fast.synthesis.video import job as video_job
 from jdm_fast.synthesis.video.job import VideoJob
 from jdm_fast.synthesis.video.options import VideoOptions
 from tests.synthesis.video.films import frame, write_film
@@ -28,8 +27,7 @@ def film(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Time stamps of the frames of which pictures are made, where nothing is near."""
-    monkeypatch.setattr(video_read, "_FAR", 1)
-    monkeypatch.setattr(video_job, "_FAR", 1)
+    monkeypatch.setattr(video_index, "FAR", 1)
     made: list[int] = []
     upright = video_read._upright
     monkeypatch.setattr(video_read, "_upright", lambda frame: made.append(frame.pts) or upright(frame))
