@@ -194,8 +194,9 @@ inline void bench_norm_paths(const NormBuffers& buffers, const InstanceNormShape
 inline void bench_plane_paths(const NormBuffers& buffers) {
   constexpr int64_t kSizes[][3] = {
       // N, C, H*W
-      {1, 64, 256 * 256}, {16, 64, 256 * 256}, {16, 128, 128 * 128}, {2, 256, 64 * 64},
-      {16, 256, 64 * 64}, {1, 64, 256 * 512},  {1, 3, 1024 * 512},   {8, 8, 1024 * 512},
+      {1, 64, 256 * 256}, {16, 64, 256 * 256}, {1, 128, 128 * 128}, {16, 128, 128 * 128},
+      {2, 256, 64 * 64},  {16, 256, 64 * 64},  {16, 64, 128 * 256}, {16, 128, 64 * 128},
+      {1, 64, 256 * 512}, {1, 3, 1024 * 512},  {8, 8, 1024 * 512},
   };
   for (const auto& [batch, channels, pixels] : kSizes) {
     for (const bool backward : {false, true}) {
