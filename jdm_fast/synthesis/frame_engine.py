@@ -205,15 +205,18 @@ class FrameEngine:
         images = self._model._padded(to_float(_stacked(keys, size), self.device))
         return images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
 
-    def most_at_once(self, maps: Maps, size: Size) -> int:
-        """Frames in a batch; if nobody says, measured on a GPU by the engine's first stream of this size."""
+    def known_at_once(self, size: Size) -> int | None:
+        """Frames in a batch, or None where that is still to be measured."""
         if self._batch_size is not None:
             return self._batch_size
-        if self.device.type != "cuda":
-            return usual_batch(size, self.device)
-        if size not in self._most:
-            self._most[size] = self._measure(maps, size)
-        return self._most[size]
+        return self._most.get(size) if self.device.type == "cuda" else usual_batch(size, self.device)
+
+    def most_at_once(self, maps: Maps, size: Size) -> int:
+        """The same; measured, if it must be, by the engine's first stream of this size."""
+        known = self.known_at_once(size)
+        if known is None:
+            known = self._most[size] = self._measure(maps, size)
+        return known
 
     def _measure(self, maps: Maps, size: Size) -> int:
         positions = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -254,13 +257,20 @@ class _Run:
 
     def __init__(self, engine: FrameEngine, size: Size, first: Piece) -> None:
         self._engine, self._size = engine, size
-        self._maps: Maps = engine._functions.keys(engine.images([first.key], size))
-        self._missing = 0
-        self._batch = engine.most_at_once(self._maps, size)
-        #: Key frames that are encoded together, each the end of a pair.
-        self.pairs = max(1, self._batch // max(1, len(first.positions)))
         self._fixed = engine.engine != "eager"
+        self._missing = 0
+        keys = engine.images([first.key], size)
+        batch = engine.known_at_once(size)
+        if batch is None:
+            batch = engine.most_at_once(engine._functions.keys(keys), size)
+        self._batch = batch
+        #: Key frames that are encoded together, each the end of a pair.
+        self.pairs = max(1, batch // max(1, len(first.positions)))
         self._keys, self._frames = engine.take_functions(size, self.pairs)
+        # Where functions take one shape, also the first key frame goes through them. Alone it would cost a GPU more
+        # than all others: every stream has a thread of its own, and cuDNN tries its algorithms anew for each thread.
+        copies = self.pairs if self._fixed else 1
+        self._maps: Maps = tuple(encoded[:1].clone() for encoded in self._keys(torch.cat([keys] * copies)))
 
     def close(self) -> None:
         """The functions go back for the next stream."""

@@ -92,7 +92,7 @@ def test_what_is_compiled_or_captured_sees_one_shape(
     shapes = Shapes()
     monkeypatch.setattr(frame_engine, "carried_out", shapes)
     frames = made(FrameEngine(jwdm, batch_size=batch_size, engine="compile"), given)
-    assert len(shapes.seen["keys"]) == (1 if count > 1 else 0)
+    assert len(shapes.seen["keys"]) == 1, "also of the first key frame"
     assert len(shapes.seen["frames"]) == 1
     for domain in expected:
         assert np.abs(frames[domain].astype(int) - expected[domain]).max() <= 1
@@ -123,6 +123,34 @@ def test_what_is_compiled_serves_later_streams(jwdm: Model, monkeypatch: pytest.
     for height in range(32, 72, 8):
         made(engine, pieces([(0.0, 0.5), (0.0,)], height))
     assert len(engine._ready) == frame_engine._KEPT
+
+
+def test_no_stream_encodes_a_key_frame_beside_what_is_captured(jwdm: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FrameEngine(jwdm, batch_size=4, engine="compile")
+    within: list[bool] = []  # of each call of the encoder
+    inside = False
+    encode = type(engine._functions).keys
+
+    def keys(functions: Any, images: Tensor) -> Any:
+        within.append(inside)
+        return encode(functions, images)
+
+    def carried_out(function: Any, engine: str, device: torch.device) -> Any:
+        def carry(*tensors: Tensor) -> Any:
+            nonlocal inside
+            inside = True
+            try:
+                return function(*tensors)
+            finally:
+                inside = False
+
+        return carry
+
+    monkeypatch.setattr(type(engine._functions), "keys", keys)
+    monkeypatch.setattr(frame_engine, "carried_out", carried_out)
+    for count in (1, 2, 6):
+        made(engine, pieces([(0.0, 0.5)] * (count - 1) + [(0.0,)]))
+    assert len(within) == 1 + 2 + 4 and all(within)
 
 
 def test_torch_compile_gives_the_same(jwdm: Model, monkeypatch: pytest.MonkeyPatch) -> None:
