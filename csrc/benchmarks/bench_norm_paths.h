@@ -117,7 +117,13 @@ inline std::vector<InstanceNormOverride> norm_paths(const InstanceNormShape& sha
     for (const int64_t group : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{4}, batch}) {
       paths.push_back({Path::kTwoKernels, lanes, 0, group, true});
     }
-    for (const int cluster : {4, 8, 16}) paths.push_back({Path::kCluster, lanes, cluster});
+    for (const InstanceNormOverride::Hold hold :
+         {InstanceNormOverride::Hold::kRegisters, InstanceNormOverride::Hold::kShared}) {
+      for (const int cluster : {1, 2, 4, 8, 16}) {
+        paths.push_back({Path::kCluster, lanes, cluster});
+        paths.back().hold = hold;
+      }
+    }
   }
   return paths;
 }

@@ -30,7 +30,7 @@ Description describe(const InstanceNormShape& shape, bool backward, const cuda::
     return {"cluster",
             {"planes_" + direction + "_cluster"},
             shape.batch * shape.channels * cluster.blocks,
-            cuda::kPlaneClusterThreads,
+            cluster.threads,
             cluster.blocks,
             static_cast<int64_t>(cluster.shared_bytes),
             1};
@@ -38,9 +38,9 @@ Description describe(const InstanceNormShape& shape, bool backward, const cuda::
   if (cluster.blocks > 0) {
     const int64_t tiles = cuda::tiles_of(shape, cuda::channels_vector(shape), cluster.lanes_log2);
     return {"cluster",
-            {"channels_" + direction + "_cluster"},
+            {"channels_" + direction + "_held"},
             shape.batch * tiles * cluster.blocks,
-            cuda::cluster_threads(backward),
+            cluster.threads,
             cluster.blocks,
             static_cast<int64_t>(cluster.shared_bytes),
             1};

@@ -69,13 +69,20 @@ void launch_channels(const NormForward<T>& args, int64_t batch, TileLayout layou
 // False: this device does not do it.
 template <typename T>
 bool launch_cluster(const NormForward<T>& args, int64_t batch, const ClusterPlan& plan, int64_t tiles, void* stream) {
-  const auto blocks = static_cast<unsigned>(plan.blocks);
-  if (!prepare_cluster(channels_forward_cluster<T>, blocks, kClusterThreadsForward, plan.shared_bytes)) return false;
-  const TileLayout layout{plan.lanes_log2, static_cast<int>(tiles), plan.blocks, plan.chunk, 0, plan.streaming};
-  JDM_LAUNCH_WITH((channels_forward_cluster<T>), (LaunchOptions{blocks, false}), grid_size(batch * tiles * blocks),
-                  kClusterThreadsForward, plan.shared_bytes, stream)
-  (args, layout);
-  return true;
+  const auto launch = [&](auto kernel) {
+    constexpr auto kKernel = decltype(kernel)::value;
+    const auto blocks = static_cast<unsigned>(plan.blocks), threads = static_cast<unsigned>(plan.threads);
+    if (!prepare_cluster(kKernel, blocks, threads, plan.shared_bytes)) return false;
+    JDM_LAUNCH_WITH((kKernel), (LaunchOptions{blocks, false}), grid_size(batch * tiles * blocks), threads,
+                    plan.shared_bytes, stream)
+    (args, held_layout(plan, tiles, args.pixels));
+    return true;
+  };
+  using Kernel = void (*)(NormForward<T>, HeldLayout);
+  constexpr int kWithMore = held_threads_with_more(/*backward=*/false);
+  if (plan.shared_bytes > 0) return launch(std::integral_constant<Kernel, channels_forward_held<T, kWithMore, true>>());
+  if (plan.threads == 256) return launch(std::integral_constant<Kernel, channels_forward_held<T, 256, false>>());
+  return launch(std::integral_constant<Kernel, channels_forward_held<T, 512, false>>());
 }
 
 // The same of whole planes.
@@ -158,8 +165,11 @@ std::string instance_norm_plan_cuda(const InstanceNormShape& shape, bool backwar
            (cluster.shared_bytes > 0 ? "shared memory" : "registers");
   }
   if (cluster.blocks > 0) {
-    return "cluster " + text(cluster.blocks) + " x " + text(static_cast<int64_t>(cluster.shared_bytes) / 1024) +
-           " KiB, rows of " + text(cuda::kVectorBytes << cluster.lanes_log2) + " B";
+    const std::string rows = "rows of " + text(cuda::kVectorBytes << cluster.lanes_log2) + " B";
+    const std::string more =
+        cluster.shared_bytes > 0 ? " and " + text(static_cast<int64_t>(cluster.shared_bytes) / 1024) + " KiB" : "";
+    return "cluster " + text(cluster.blocks) + " of " + text(cluster.threads) + " threads, registers" + more + ", " +
+           rows;
   }
   if (wish.path == InstanceNormOverride::Path::kCluster) return "";
   const cuda::NormPlan plan = cuda::norm_plan(shape, backward, device, wish);

@@ -72,7 +72,7 @@ struct InstanceNormOverride {
   int64_t group = 0;        // channels_last, kTwoKernels: samples of a pair of launches; 0: the plan's
   bool overlap = true;      // channels_last, kTwoKernels: let the second kernel begin before the first has ended
   bool refused = false;     // set by a launch when kCluster was asked for and the device cannot: others ran instead
-  Hold hold = Hold::kPlan;  // [N, C, H*W], kCluster: where blocks hold their parts
+  Hold hold = Hold::kPlan;  // kCluster: where blocks hold their parts; channels_last, kShared: partly there
 };
 InstanceNormOverride& instance_norm_override_cuda();
 

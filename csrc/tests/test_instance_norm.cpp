@@ -196,15 +196,25 @@ void test_paths(const InstanceNormOverride (&wishes)[kWishCount], const Case (&c
 void test_every_path() {
   using Wish = InstanceNormOverride;
   using Path = Wish::Path;
+  using Hold = Wish::Hold;
+  constexpr auto tile = [](Hold hold, int lanes, int cluster) {
+    Wish wish{Path::kCluster, lanes, cluster};
+    wish.hold = hold;
+    return wish;
+  };
   constexpr Wish kWishes[] = {
-      {Path::kTwoKernels, 0, 0, 0, true},  {Path::kTwoKernels, 8, 0, 1, true}, {Path::kTwoKernels, 2, 0, 2, false},
-      {Path::kTwoKernels, 4, 0, 1, false}, {Path::kCluster, 0, 0, 0, true},    {Path::kCluster, 8, 8, 0, true},
-      {Path::kCluster, 4, 16, 0, true},    {Path::kCluster, 2, 4, 0, true},    {Path::kCluster, 2, 16, 0, true},
-      {Path::kCluster, 2, 1, 0, true},     {Path::kCluster, 4, 2, 0, true},
+      {Path::kTwoKernels, 0, 0, 0, true},  {Path::kTwoKernels, 8, 0, 1, true},
+      {Path::kTwoKernels, 2, 0, 2, false}, {Path::kTwoKernels, 4, 0, 1, false},
+      {Path::kCluster, 0, 0, 0, true},     tile(Hold::kShared, 0, 0),
+      tile(Hold::kShared, 2, 1),           tile(Hold::kShared, 4, 2),
+      tile(Hold::kShared, 8, 4),           tile(Hold::kShared, 4, 8),
+      tile(Hold::kRegisters, 0, 0),        tile(Hold::kRegisters, 8, 8),  // 57x57: of 512 threads
+      tile(Hold::kRegisters, 8, 16),       tile(Hold::kRegisters, 4, 1),
+      tile(Hold::kRegisters, 4, 8),        tile(Hold::kRegisters, 2, 2),  // 57x57: of 512 threads
+      tile(Hold::kRegisters, 2, 16),       tile(Hold::kRegisters, 1, 4),
   };
   test_paths(kWishes, kTiledCases, true);
 
-  using Hold = Wish::Hold;
   constexpr auto plane = [](Path path, int cluster, Hold hold) {
     Wish wish{path, 0, cluster};
     wish.hold = hold;

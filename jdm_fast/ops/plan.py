@@ -45,10 +45,10 @@ class Plan:
     """What one call of instance norm does on a GPU.
 
     Attributes:
-        path: ``resident`` (a plane in the registers of a block), ``cluster`` (a plane in the registers or the shared
-            memory of a cluster of blocks, or a tile of channels in the latter), ``streamed`` (a block reads its plane
-            or tile twice), ``split`` (several blocks share one, so that a first kernel leaves partial results for a
-            second), ``nothing``.
+        path: ``resident`` (a plane in the registers of a block), ``cluster`` (a plane or a tile of channels in the
+            registers or the shared memory of a cluster of blocks, or a tile in both), ``streamed`` (a block reads its
+            plane or tile twice), ``split`` (several blocks share one, so that a first kernel leaves partial results for
+            a second), ``nothing``.
         kernels: the names of the kernels that are launched, in their order.
         blocks: of each launch. threads: of a block. cluster: blocks of a cluster, 1 without. shared_bytes: dynamic
             shared memory of a block.

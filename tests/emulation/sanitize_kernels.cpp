@@ -164,9 +164,11 @@ void critic_loss(const SoftmaxCriticLossShape& shape, int multiprocessors, int s
 }  // namespace
 
 int main() {
-  const auto clusters = [](int64_t n, int64_t c, int64_t pixels, DType dtype, int lanes, int blocks) {
+  const auto clusters = [](int64_t n, int64_t c, int64_t pixels, DType dtype, InstanceNormOverride::Hold hold,
+                           int lanes, int blocks) {
     InstanceNormOverride& wish = instance_norm_override_cuda();
     wish = {InstanceNormOverride::Path::kCluster, lanes, blocks};
+    wish.hold = hold;
     instance_norm({n, c, pixels, true, dtype, Activation::kLeakyRelu, 0.2, false}, 4, 0, 0);
     wish = {};
   };
@@ -217,9 +219,11 @@ int main() {
         critic_loss({2, 64, 72, 64, channels_last, dtype}, 1, 0);
       }
       if (dtype != DType::kFloat64) {
-        clusters(1, 40, 129, dtype, 4, 8);  // idle lanes, and blocks without rows
-        clusters(2, 16, 640, dtype, 2, 2);
         for (const auto hold : {InstanceNormOverride::Hold::kRegisters, InstanceNormOverride::Hold::kShared}) {
+          const bool registers = hold == InstanceNormOverride::Hold::kRegisters;
+          clusters(1, 40, registers ? 129 : 1030, dtype, hold, 4,
+                   registers ? 8 : 1);  // idle lanes; blocks without rows
+          clusters(1, 16, registers ? 640 : 4200, dtype, hold, 2, 2);
           plane_clusters(1280, dtype, hold, 2, 0);
           plane_clusters(1105, dtype, hold, 4, 1);  // loose ends of every part
           plane_clusters(35, dtype, hold, 8, 3);    // blocks without pixels

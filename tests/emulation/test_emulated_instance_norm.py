@@ -65,6 +65,9 @@ CASES = [
     Case("cluster, idle lanes and odd rows", (2, 72, 33, 21), channels_last=True, capability=90),
     Case("cluster, fewer pixels than rows of threads", (2, 24, 3, 3), channels_last=True, capability=90),
     Case("cluster of many", (1, 40, 57, 57), channels_last=True, multiprocessors=20, capability=90),
+    Case("cluster, blocks of 512 threads", (1, 32, 66, 66), channels_last=True, capability=90),
+    Case("cluster, more than registers in 16 bit", (1, 16, 130, 131), channels_last=True, capability=90),
+    Case("cluster, more than registers in float32", (1, 8, 130, 131), channels_last=True, capability=90),
     Case("cluster, misaligned: not one", (1, 24, 5, 5), channels_last=True, offsets=(1, 1, 1), capability=90),
     Case("planes in clusters", (1, 1, 184, 184), capability=90),
     Case("planes in clusters, odd and misaligned", (1, 2, 182, 183), offsets=(3, 3, 3), capability=90),
@@ -219,7 +222,7 @@ def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu, backward: bool)
             else:
                 emulated_gpu.instance_norm(x, **case.plan)
             launched |= set(emulated_gpu.kernels)
-    headers = [f"cuda/instance_norm_{part}.cuh" for part in ("planes", "planes_cluster", "channels", "cluster")]
+    headers = [f"cuda/instance_norm_{part}.cuh" for part in ("planes", "planes_cluster", "channels", "held")]
     kernels = {
         kernel
         for kernel in kernels_of(emulated_gpu.path, headers)

@@ -17,13 +17,16 @@ CASES = [
     ((1, 64, 256, 256), False, "cluster", "cluster"),
     ((16, 64, 256, 256), False, "cluster", "cluster"),
     ((1, 3, 1024, 512), False, "split", "split"),
-    ((1, 128, 128, 128), False, "resident", "resident"),
+    ((1, 128, 128, 128), False, "cluster", "cluster"),
+    ((1, 128, 64, 128), False, "resident", "resident"),
     ((16, 256, 64, 64), False, "resident", "resident"),
     ((1, 256, 57, 57), False, "resident", "resident"),
     ((1, 64, 256, 256), True, "split", "split"),
     ((16, 64, 256, 256), True, "split", "split"),
     ((1, 256, 64, 64), True, "cluster", "cluster"),
     ((16, 256, 64, 64), True, "cluster", "cluster"),
+    ((1, 128, 128, 128), True, "cluster", "cluster"),
+    ((16, 128, 128, 128), True, "cluster", "cluster"),
     ((1, 3, 256, 256), True, "split", "split"),
 ]
 
@@ -38,8 +41,8 @@ def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: st
         assert (plan.bytes_read, plan.bytes_written) == (reads * inputs * size, size)
         assert plan.floor == (inputs + 1) * size
         assert len(plan.kernels) == (2 if path == "split" else 1)
-        assert (plan.cluster > 1) == (path == "cluster")
-        assert (plan.shared_bytes > 0) == (path == "cluster" and channels_last)  # these planes fit the registers
+        assert (plan.cluster > 1) <= (path == "cluster")
+        assert (plan.shared_bytes > 0) == (shape == (16, 128, 128, 128) and channels_last)  # the others fit registers
         assert plan.blocks % plan.cluster == 0 and plan.blocks > 0 and plan.threads % 32 == 0
         assert path in str(plan) and plan.kernels[-1] in str(plan)
 
@@ -50,6 +53,25 @@ def test_clusters_are_of_hopper() -> None:
     assert (
         ops.plan(shape, torch.bfloat16, channels_last=True, gpu=ops.Gpu("mine", 132, (9, 0), 1 << 25)).path == "cluster"
     )
+
+
+def test_tiles_of_clusters_are_in_registers_and_what_is_more_in_shared_memory() -> None:
+    asked: Any = {"dtype": torch.bfloat16, "channels_last": True, "gpu": "h200"}
+    found = {}
+    for shape in ((16, 256, 64, 64), (1, 128, 128, 128), (16, 128, 128, 128)):
+        for backward in (False, True):
+            plan = ops.plan(shape, **asked, backward=backward)
+            assert plan.kernels == (f"channels_{'backward' if backward else 'forward'}_held",)
+            found[shape, backward] = (plan.threads, plan.cluster, plan.shared_bytes >> 10, plan.blocks)
+    assert found == {
+        ((16, 256, 64, 64), False): (256, 8, 0, 1024),
+        ((16, 256, 64, 64), True): (256, 8, 0, 1024),
+        ((1, 128, 128, 128), False): (512, 8, 0, 64),  # rows of 32 bytes
+        ((1, 128, 128, 128), True): (512, 8, 0, 64),
+        ((16, 128, 128, 128), False): (256, 8, 96, 512),
+        ((16, 128, 128, 128), True): (512, 8, 128, 512),
+    }
+    assert ops.plan((1, 128, 1024, 4096), **asked).path == "split"
 
 
 def test_planes_of_clusters_are_in_registers_or_shared_memory() -> None:

@@ -214,6 +214,20 @@ __device__ __forceinline__ void store(T* address, const Packed<T, kCount>& value
 #endif
 }
 
+// From shared memory in one instruction: of a reference into it the compiler copies byte after byte now and then.
+template <typename T, int kCount>
+__device__ __forceinline__ Packed<T, kCount> load_shared(const Packed<T, kCount>* address) {
+#if defined(__CUDACC__)
+  using Word = WordOf<sizeof(*address)>;
+  const Word word = *reinterpret_cast<const Word*>(address);
+  Packed<T, kCount> value;
+  memcpy(&value, &word, sizeof(value));
+  return value;
+#else
+  return *address;
+#endif
+}
+
 template <typename T>
 __device__ __forceinline__ Accumulator<T> load_one(const T* address) {
   return to_accumulator(load<1>(address).element[0]);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "instance_norm_channels.cuh"
-#include "instance_norm_cluster.cuh"
+#include "instance_norm_held.cuh"
 #include "instance_norm_plan.h"
 #include "instance_norm_planes.cuh"
 #include "instance_norm_planes_cluster.cuh"
@@ -15,6 +15,15 @@ inline Device current_device(int multiprocessors) { return {multiprocessors, com
 inline TileLayout tile_layout(const InstanceNormShape& shape, int vector, const NormPlan& plan) {
   const int lanes_log2 = vector == channels_vector(shape) ? plan.lanes_log2 : widest_tile(shape, vector);
   return {lanes_log2,    static_cast<int>(tiles_of(shape, vector, lanes_log2)), plan.splits, plan.chunk, 0,
+          plan.streaming};
+}
+
+inline HeldLayout held_layout(const ClusterPlan& plan, int64_t tiles, int64_t pixels) {
+  return {plan.lanes_log2,
+          log2_of(plan.blocks),
+          static_cast<int>(tiles),
+          static_cast<int>(plan.chunk),
+          1.0f / static_cast<float>(pixels),
           plan.streaming};
 }
 

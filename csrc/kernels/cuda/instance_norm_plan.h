@@ -2,7 +2,7 @@
 // is known before any pointer is. Knows nothing of CUDA: bindings/instance_norm_plan.cpp asks it for any device.
 //
 // [N, C, H*W]: see instance_norm_planes.cuh and, for clusters, instance_norm_planes_cluster.cuh. [N, H*W, C], see
-// instance_norm_channels.cuh and instance_norm_cluster.cuh: on compute capability 9.0 a cluster of blocks that holds
+// instance_norm_channels.cuh and instance_norm_held.cuh: on compute capability 9.0 a cluster of blocks that holds
 // the tile, if one can and there are enough of them; else two kernels over tiles cut into parts, or one where there are
 // many tiles.
 #pragma once
@@ -34,7 +34,8 @@ struct ClusterPlan {
   int blocks = 0;           // of a cluster; 0: not this way
   int lanes_log2 = 0;       // channels_last: of a tile
   int64_t chunk = 0;        // pixels of each block
-  size_t shared_bytes = 0;  // 0: a plane is held in registers
+  int threads = 0;          // of a block
+  size_t shared_bytes = 0;  // 0: held in registers
   bool streaming = false;
 };
 
@@ -66,7 +67,10 @@ constexpr int64_t kWantedParts =
 // multiprocessor hold two blocks, one of which copies while the other computes.
 constexpr int64_t kMaxHeldBytes = 208 * 1024;
 constexpr int64_t kGoodHeldBytes = 96 * 1024;
-constexpr int64_t kMinHeldBytes = 16 * 1024;  // of one block of several
+constexpr int64_t kMinHeldBytes = 16 * 1024;         // of one block of several
+constexpr int64_t kMaxMoreBytesForward = 96 * 1024;  // of a block that holds rows beside its registers
+constexpr int64_t kMaxMoreBytesBackward = 192 * 1024;
+constexpr int64_t kMaxNarrowBytes = 16 * 1024 * 1024;  // of x, up to which rows of 32 bytes are read
 
 // Planes of more vectors than this are held by clusters where there are any. On an H200 a cluster of one block was 1.05
 // times as quick as a resident one for 2048 vectors forward, a cluster of two 1.25 times backward; for 512 vectors the
@@ -80,13 +84,17 @@ inline int channels_vector(const InstanceNormShape& shape) {
   return shape.dtype != DType::kFloat64 && shape.channels % elements == 0 ? static_cast<int>(elements) : 1;
 }
 
+// Of the smallest power of two that is not less than `lanes`.
+inline int lanes_log2_of(int64_t lanes) {
+  int result = 0;
+  while ((int64_t{1} << result) < lanes) ++result;
+  return result;
+}
+
 // Of lanes that cover the channels with vectors of `vector` elements, if need be in several tiles: 2^result lanes.
 inline int widest_tile(const InstanceNormShape& shape, int vector) {
   const int64_t wanted = ceil_divide(shape.channels, vector);
-  const int max_lanes = vector == 1 ? kMaxScalarLanes : kMaxVectorLanes;
-  int lanes_log2 = 0;
-  while ((1 << lanes_log2) < std::min<int64_t>(wanted, max_lanes)) ++lanes_log2;
-  return lanes_log2;
+  return lanes_log2_of(std::min<int64_t>(wanted, vector == 1 ? kMaxScalarLanes : kMaxVectorLanes));
 }
 
 inline int64_t tiles_of(const InstanceNormShape& shape, int vector, int lanes_log2) {
@@ -138,9 +146,7 @@ inline NormPlan split_tiles(const InstanceNormShape& shape, bool backward, const
     plan.splits = static_cast<int>(ceil_divide(shape.pixels, plan.chunk));
   };
   if (wish.lanes > 0 && vector > 1) {
-    int lanes_log2 = 0;
-    while ((1 << lanes_log2) < wish.lanes) ++lanes_log2;
-    cut(std::min(lanes_log2, widest_tile(shape, vector)));
+    cut(std::min(lanes_log2_of(wish.lanes), widest_tile(shape, vector)));
     return plan;
   }
   for (int lanes_log2 = widest_tile(shape, vector);; --lanes_log2) {
@@ -157,7 +163,7 @@ inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backw
   using Path = InstanceNormOverride::Path;
   using Hold = InstanceNormOverride::Hold;
   ClusterPlan best;
-  if (shape.dtype == DType::kFloat64 || device.capability < 90 || wish.path == Path::kTwoKernels) return best;
+  if (shape.dtype == DType::kFloat64 || device.capability < 90) return best;
   const bool forced = wish.path == Path::kCluster;
   const int64_t elements = kVectorBytes / dtype_size(shape.dtype), tensors = backward ? 2 : 1;
   const int64_t vectors = ceil_divide(shape.pixels, elements);
@@ -173,7 +179,11 @@ inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backw
       if (hold == Hold::kRegisters && rows > (backward ? kPlaneVectorsBackward : kPlaneVectorsForward)) continue;
       if (hold == Hold::kShared && bytes > (forced ? kMaxHeldBytes : kGoodHeldBytes)) continue;
       if (best.blocks > 0 && part * kVectorBytes * tensors < kMinHeldBytes) continue;
-      best = {blocks, 0, part * elements, hold == Hold::kShared ? static_cast<size_t>(bytes) : 0,
+      best = {blocks,
+              0,
+              part * elements,
+              kPlaneClusterThreads,
+              hold == Hold::kShared ? static_cast<size_t>(bytes) : 0,
               is_streaming(shape, backward, device)};
       if (20 * shape.batch * shape.channels * blocks >= 9 * device.multiprocessors) return best;
     }
@@ -181,38 +191,59 @@ inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backw
   return best;
 }
 
-// Tiles for clusters: the widest rows, and of these the smallest cluster, that give about every second multiprocessor a
-// block which leaves room for a second one; if that takes more blocks than a portable cluster has, the most there are
-// of the narrowest rows. On an H200 64 blocks in clusters of 8 were quicker than 128 in clusters of 16, for planes of
-// 64x64 at batch 1 and 2. Left to the kernels above: what no such cluster holds, and what gives blocks next to nothing
-// to hold. `wish` overrules all but what is impossible.
-inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, const Device& device,
-                                const InstanceNormOverride& wish) {
-  using Path = InstanceNormOverride::Path;
-  const int vector = channels_vector(shape);
+// Tiles for clusters: rows of 64 bytes in registers, and where no cluster holds them so or gives about every second
+// multiprocessor a block, rows of 32 in registers; of these 256 threads before 512, and the smallest cluster. Rows of
+// 32 bytes only of batches that leave most of the multiprocessors' time to latencies: of more, wider rows took less
+// time on an H200. What no cluster holds in registers, rows of 64 bytes partly in shared memory. Left to the kernels
+// above: what no cluster holds at all. `wish` overrules all but what is impossible.
+inline ClusterPlan tile_cluster_plan(const InstanceNormShape& shape, bool backward, const Device& device,
+                                     const InstanceNormOverride& wish) {
+  using Hold = InstanceNormOverride::Hold;
+  const bool forced = wish.path == InstanceNormOverride::Path::kCluster;
+  const int vector = channels_vector(shape), widest = widest_tile(shape, vector);
+  constexpr int kWanted = 2;  // 64 bytes
+  static_assert(1 << kWanted == kMinVectorLanes);
+  int first = std::min(widest, kWanted), last = std::min(widest, kWanted - 1);
+  if (wish.lanes > 0) first = last = lanes_log2_of(wish.lanes);
   ClusterPlan best;
-  if (!shape.channels_last) return plane_cluster_plan(shape, backward, device, wish);
-  if (vector == 1 || device.capability < 90 || wish.path == Path::kTwoKernels) return best;
-  const bool forced = wish.path == Path::kCluster;
-  const int widest = widest_tile(shape, vector);
-  for (int lanes_log2 = widest; lanes_log2 >= 0; --lanes_log2) {
-    if (wish.lanes > 0 ? 1 << lanes_log2 != wish.lanes : 1 << lanes_log2 < kMinVectorLanes && lanes_log2 != widest) {
-      continue;
-    }
+  if (vector == 1 || first > widest || device.capability < 90) return best;
+  if (shape.pixels * shape.channels > INT32_MAX) return best;  // offsets in a sample have 32 bits
+  int64_t most = 0;                                            // blocks of all clusters
+  // True: enough blocks.
+  const auto consider = [&](int lanes_log2, int threads, bool more) {
     for (int blocks = 1; blocks <= (forced ? kMaxCluster : kPortableCluster); blocks *= 2) {
       if (wish.cluster > 0 && blocks != wish.cluster) continue;
-      const int64_t chunk = ceil_divide(shape.pixels, blocks);
-      const int threads = cluster_threads(backward);
-      const int64_t bytes =
-          int64_t{held_rows(chunk, lanes_log2, threads)} * threads * kVectorBytes * (backward ? 2 : 1);
-      if (bytes > (forced ? kMaxHeldBytes : kGoodHeldBytes)) continue;
-      if (!forced && blocks > 1 && bytes < kMinHeldBytes) continue;
+      const int64_t tensors = backward ? 2 : 1, chunk = ceil_divide(shape.pixels, blocks);
+      const int64_t rows = held_rows(chunk, lanes_log2, threads);
+      const int64_t shared = std::max<int64_t>(0, rows - kHeldRows) * threads * kVectorBytes * tensors;
+      if (shared > (more ? (backward ? kMaxMoreBytesBackward : kMaxMoreBytesForward) : 0)) continue;
+      if (!forced && blocks > 1 && (chunk << lanes_log2) * kVectorBytes * tensors < kMinHeldBytes) continue;
+      if (more && shared == 0 && wish.hold == Hold::kShared) continue;
       const int64_t all = shape.batch * tiles_of(shape, vector, lanes_log2) * blocks;
-      best = {blocks, lanes_log2, chunk, static_cast<size_t>(bytes), is_streaming(shape, backward, device)};
-      if (20 * all >= 9 * device.multiprocessors) return best;
+      if (all <= most) continue;
+      most = all;
+      best = {blocks, lanes_log2, chunk, threads, static_cast<size_t>(shared), is_streaming(shape, backward, device)};
+      if (20 * all >= 9 * device.multiprocessors) return true;
+    }
+    return false;
+  };
+  for (int lanes_log2 = first; lanes_log2 >= last && wish.hold != Hold::kShared; --lanes_log2) {
+    const bool narrow = lanes_log2 < widest && lanes_log2 < kWanted;
+    if (!forced && narrow && held_bytes(shape, shape.batch, false) > kMaxNarrowBytes) continue;
+    for (const int threads : {256, 512}) {
+      if (consider(lanes_log2, threads, false)) return best;
     }
   }
+  if (best.blocks == 0 && wish.hold != Hold::kRegisters) consider(first, held_threads_with_more(backward), true);
   return best;
+}
+
+// The plan for clusters of either memory layout.
+inline ClusterPlan cluster_plan(const InstanceNormShape& shape, bool backward, const Device& device,
+                                const InstanceNormOverride& wish) {
+  if (wish.path == InstanceNormOverride::Path::kTwoKernels) return {};
+  return shape.channels_last ? tile_cluster_plan(shape, backward, device, wish)
+                             : plane_cluster_plan(shape, backward, device, wish);
 }
 
 // For a shape that is not empty: what is done where clusters are not.

@@ -13,10 +13,10 @@ constexpr int kTileThreads = 256;    // of a block of a tile
 constexpr int kMaxScalarLanes = 32;  // with vectors of one element
 constexpr int kMaxVectorLanes = 8;   // with vectors of 16 bytes: a row of a tile is a cache line
 
-// Threads of a block of a cluster, so that the registers of a multiprocessor are enough for two blocks.
-constexpr int kClusterThreadsForward = 512;
-constexpr int kClusterThreadsBackward = 256;
-constexpr int cluster_threads(bool backward) { return backward ? kClusterThreadsBackward : kClusterThreadsForward; }
+// Of a cluster that holds a tile: vectors of each tensor that a thread of 256 or 512 holds in registers; and threads of
+// a block that holds more of them in shared memory, of which forward two share a multiprocessor.
+constexpr int kHeldRows = 8;
+constexpr int held_threads_with_more(bool backward) { return backward ? 512 : 256; }
 
 // Of a cluster that holds a plane: threads of a block; blocks of a multiprocessor, which bounds their registers;
 // vectors of each tensor that a thread holds where a part is held in registers: backward keeps x and dy.
