@@ -15,6 +15,9 @@ namespace jdm_fast {
 namespace {
 
 constexpr char kOp[] = "instance_norm";
+#ifdef JDM_FAST_WITH_CUDA
+constexpr int64_t kMostSummed = 64;  // samples that one thread adds up: of more, ATen's reduction takes several
+#endif
 
 Activation checked_activation(std::string_view name) {
   if (name == "none") return Activation::kNone;
@@ -144,6 +147,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> instance_norm_backward(const at::
     at::Tensor workspace = launch.workspace(instance_norm_workspace_cuda(shape, /*backward=*/true, multiprocessors));
     instance_norm_backward_cuda(shape, args, workspace.mutable_data_ptr(), multiprocessors, launch.stream());
     launch.check();
+    if (sum_samples && shape.batch <= kMostSummed) {
+      const at::Tensor weight_each = std::exchange(d_weight, at::empty(channel, statistics));
+      const at::Tensor bias_each = std::exchange(d_bias, at::empty(channel, statistics));
+      instance_norm_sum_samples_cuda(shape, weight_each.const_data_ptr(), bias_each.const_data_ptr(),
+                                     d_weight.mutable_data_ptr(), d_bias.mutable_data_ptr(), launch.stream());
+      launch.check();
+      return {dx, d_weight, d_bias};
+    }
   } else {
     instance_norm_backward_cpu(shape, args, cpu_threads());
   }

@@ -85,6 +85,12 @@ const char* emulation_instance_norm_backward(const jdm_fast::InstanceNormShape* 
   return guarded([&] { jdm_fast::instance_norm_backward_cuda(*shape, *args, workspace, multiprocessors, stream); });
 }
 
+const char* emulation_instance_norm_sum_samples(const jdm_fast::InstanceNormShape* shape, const void* d_weight_each,
+                                                const void* d_bias_each, void* d_weight, void* d_bias, void* stream) {
+  return guarded(
+      [&] { jdm_fast::instance_norm_sum_samples_cuda(*shape, d_weight_each, d_bias_each, d_weight, d_bias, stream); });
+}
+
 int64_t emulation_interpolate_instance_norm_workspace(const jdm_fast::InterpolateInstanceNormShape* shape,
                                                       int multiprocessors) {
   return static_cast<int64_t>(jdm_fast::interpolate_instance_norm_workspace_cuda(*shape, multiprocessors));

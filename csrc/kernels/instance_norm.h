@@ -86,4 +86,9 @@ void instance_norm_forward_cuda(const InstanceNormShape& shape, const InstanceNo
 void instance_norm_backward_cuda(const InstanceNormShape& shape, const InstanceNormBackward& args, void* workspace,
                                  int multiprocessors, void* stream);
 
+// The sums over samples of d_weight and d_bias as the backward leaves them, [N, C] to [C] of the accumulator type, in
+// one launch. For batches: a thread adds up all samples of a channel.
+void instance_norm_sum_samples_cuda(const InstanceNormShape& shape, const void* d_weight_each, const void* d_bias_each,
+                                    void* d_weight, void* d_bias, void* stream);
+
 }  // namespace jdm_fast

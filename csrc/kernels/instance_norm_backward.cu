@@ -1,6 +1,7 @@
 // Backward launchers of instance norm; the forward ones are in instance_norm.cu. Two files because they compile side by
 // side.
 #include "cuda/instance_norm_launch.h"
+#include "cuda/sum_samples.cuh"
 #include "instance_norm.h"
 
 namespace jdm_fast {
@@ -172,6 +173,18 @@ void instance_norm_backward_cuda(const InstanceNormShape& shape, const InstanceN
       return;
     }
     cuda::launch_backward<T>(shape, cuda::current_device(multiprocessors), device_args, workspace, stream);
+  });
+}
+
+void instance_norm_sum_samples_cuda(const InstanceNormShape& shape, const void* d_weight_each, const void* d_bias_each,
+                                    void* d_weight, void* d_bias, void* stream) {
+  if (shape.channels == 0) return;
+  visit_dtype(shape.dtype, [&](auto tag) {
+    using A = Accumulator<typename decltype(tag)::type>;
+    JDM_LAUNCH((cuda::sum_samples<A>), cuda::grid_size(cuda::ceil_divide(2 * shape.channels, cuda::kSumThreads)),
+               cuda::kSumThreads, 0, stream)
+    (static_cast<const A*>(d_weight_each), static_cast<const A*>(d_bias_each), static_cast<A*>(d_weight),
+     static_cast<A*>(d_bias), shape.batch, shape.channels);
   });
 }
 

@@ -327,6 +327,16 @@ class EmulatedGpu:
             guarded.check()
         return from_memory_order(dx.tensor, channels_last), d_weight.tensor, d_bias.tensor
 
+    def sum_samples(self, x: Tensor, d_weight: Tensor, d_bias: Tensor) -> tuple[Tensor, Tensor]:
+        """[C] and [C] of d_weight and d_bias [N, C], as :meth:`instance_norm_backward` gives them for x."""
+        shape = norm_shape(x, (None, None), False, "none", 0.0)
+        each = [Guarded.of(tensor) for tensor in (d_weight, d_bias)]
+        sums = [Guarded(tensor.shape[1:], tensor.dtype) for tensor in (d_weight, d_bias)]
+        self._call("instance_norm_sum_samples", ctypes.byref(shape), *(guarded.pointer for guarded in (*each, *sums)))
+        for guarded in sums:
+            guarded.check()
+        return sums[0].tensor, sums[1].tensor
+
     def interpolate_instance_norm(
         self,
         u: Tensor,

@@ -38,8 +38,8 @@ def check(
 ) -> None:
     """Of each tensor in ``read`` every pass reads every element once, of each in ``once`` there is one access.
 
-    The first pixel of a plane, and of the part of it that a block holds, is also what other pixels are measured from:
-    it may be read more often.
+    The first pixel of a plane is also what other pixels are measured from: it may be read more often. So may eight of
+    every part of a tile that a block holds.
     """
     assert tuple(name.partition("<")[0] for name in gpu.kernels) == plan.kernels
     assert gpu.grids == [plan.blocks] * len(plan.kernels)
@@ -49,9 +49,12 @@ def check(
     n, c = case.shape[:2]
     for name in read:
         pixels = touched[name].reshape((n, -1, c) if case.channels_last else (n * c, -1, 1))
-        first = torch.zeros(pixels.shape[1], dtype=torch.bool)
-        first[:: -(-len(first) // plan.cluster)] = True
-        assert bool((pixels[:, ~first] == passes).all()) and bool((pixels[:, first] >= passes).all()), name
+        often = (pixels != passes).any(2).any(0)
+        assert bool((pixels >= passes).all()), name
+        if "_held" in plan.kernels[0]:
+            assert int(often.sum()) <= 1 + 8 * plan.cluster, name
+        else:
+            assert not often[1:].any(), name
     for name in once:
         assert bool((touched[name] == 1).all()), name
     tensor = torch.Size(case.shape).numel() * dtype.itemsize

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from jdm_fast.ops import reference
-from tests.emulation.harness import DTYPES, EmulatedGpu, in_every_order, kernels_of
+from jdm_fast.ops.reference import accumulation_dtype
+from tests.emulation.harness import DTYPES, ORDERS, EmulatedGpu, in_every_order, kernels_of
 from tests.ops.conftest import assert_accurate
 
 
@@ -173,6 +174,44 @@ def test_mean_far_larger_than_the_spread(emulated_gpu: EmulatedGpu, case: Case) 
     assert (rstd.double() * (var + 1e-5).sqrt() - 1).abs().max() <= 4e-7
     shift = half_place * float(tensors["weight"].abs().max()) * float(rstd.max())
     assert (y.double() - reference.instance_norm(**exact)).abs().max() <= shift * 1.01 + 4e-6
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.shape[2] > 1], ids=str)
+def test_first_pixel_far_off_the_others(emulated_gpu: EmulatedGpu, case: Case) -> None:
+    """Sums about it must not cancel: a thousand spreads, of which a sum over n values may lose log2(n) bits."""
+    x = torch.randn(case.shape)
+    x[:, :, 0, 0] = 1e3
+    y, mean, rstd = emulated_gpu.instance_norm(x, **case.plan)
+    var, exact_mean = torch.var_mean(x.double(), dim=(2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(rstd.double(), (var + 1e-5).rsqrt(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(y.double(), reference.instance_norm(x.double()), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("case", [case for case in CASES if case.shape[2] > 1], ids=str)
+def test_what_is_not_finite_stays_in_its_plane(emulated_gpu: EmulatedGpu, case: Case, value: float) -> None:
+    for pixel in (0, -1):
+        x = torch.randn(case.shape)
+        x[0, 0].view(-1)[pixel] = value
+        y, _, rstd = emulated_gpu.instance_norm(x, **case.plan)
+        assert bool(y[0, 0].isnan().all())
+        assert bool(y.flatten(0, 1)[1:].isfinite().all()) and bool(rstd.flatten()[1:].isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("n", "c"), [(2, 1), (5, 100), (16, 256), (64, 3)])
+def test_sums_over_samples(emulated_gpu: EmulatedGpu, n: int, c: int, dtype: torch.dtype) -> None:
+    each = [torch.randn(n, c, dtype=accumulation_dtype(dtype)) for _ in range(2)]
+    for order in ORDERS:
+        emulated_gpu.set_order(order)
+        sums = emulated_gpu.sum_samples(torch.empty(n, c, 1, 1, dtype=dtype), *each)
+        assert emulated_gpu.grids == [-(-2 * c // 128)]
+        for got, values in zip(sums, each, strict=True):
+            expected = torch.zeros(c, dtype=values.dtype)
+            for row in values:
+                expected = expected + row
+            assert torch.equal(got, expected)
 
 
 def test_parameters_that_miss_a_vector_boundary(emulated_gpu: EmulatedGpu) -> None:

@@ -17,8 +17,8 @@ CASES = [
     ((1, 64, 256, 256), False, "cluster", "cluster"),
     ((16, 64, 256, 256), False, "cluster", "cluster"),
     ((1, 3, 1024, 512), False, "split", "split"),
-    ((1, 128, 128, 128), False, "cluster", "cluster"),
-    ((1, 128, 64, 128), False, "resident", "resident"),
+    ((1, 128, 128, 128), False, "resident", "resident"),
+    ((16, 128, 128, 128), False, "cluster", "cluster"),
     ((16, 256, 64, 64), False, "resident", "resident"),
     ((1, 256, 57, 57), False, "resident", "resident"),
     ((1, 64, 256, 256), True, "split", "split"),
@@ -42,7 +42,8 @@ def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: st
         assert plan.floor == (inputs + 1) * size
         assert len(plan.kernels) == (2 if path == "split" else 1)
         assert (plan.cluster > 1) <= (path == "cluster")
-        assert (plan.shared_bytes > 0) == (shape == (16, 128, 128, 128) and channels_last)  # the others fit registers
+        more = channels_last and (shape == (16, 128, 128, 128) or (shape == (16, 256, 64, 64) and not direction))
+        assert (plan.shared_bytes > 0) == more  # the others fit registers
         assert plan.blocks % plan.cluster == 0 and plan.blocks > 0 and plan.threads % 32 == 0
         assert path in str(plan) and plan.kernels[-1] in str(plan)
 
@@ -64,7 +65,7 @@ def test_tiles_of_clusters_are_in_registers_and_what_is_more_in_shared_memory() 
             assert plan.kernels == (f"channels_{'backward' if backward else 'forward'}_held",)
             found[shape, backward] = (plan.threads, plan.cluster, plan.shared_bytes >> 10, plan.blocks)
     assert found == {
-        ((16, 256, 64, 64), False): (256, 8, 0, 1024),
+        ((16, 256, 64, 64), False): (256, 2, 96, 256),  # nearly two blocks a multiprocessor
         ((16, 256, 64, 64), True): (256, 8, 0, 1024),
         ((1, 128, 128, 128), False): (512, 8, 0, 64),  # rows of 32 bytes
         ((1, 128, 128, 128), True): (512, 8, 0, 64),

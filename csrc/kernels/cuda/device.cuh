@@ -127,6 +127,10 @@ __device__ __forceinline__ float round_to_even(float x) { return rintf(x); }
 __device__ __forceinline__ double round_to_even(double x) { return ::rint(x); }
 __device__ __forceinline__ float maximum(float a, float b) { return fmaxf(a, b); }  // of a number and NaN: the number
 __device__ __forceinline__ double maximum(double a, double b) { return ::fmax(a, b); }
+template <typename A>
+__device__ __forceinline__ A not_negative(A x) {  // 0 where rounding made x negative; NaN stays
+  return x < A(0) ? A(0) : x;
+}
 __device__ __forceinline__ float minimum(float a, float b) { return fminf(a, b); }
 __device__ __forceinline__ double minimum(double a, double b) { return ::fmin(a, b); }
 __device__ __forceinline__ float reciprocal_root(float x) { return rsqrtf(x); }

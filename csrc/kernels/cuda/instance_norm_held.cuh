@@ -2,8 +2,9 @@
 // written once. A thread holds up to kHeldRows vectors of 16 bytes of each tensor in registers and, where the plan says
 // so, more of them in shared memory. All its loads are under way before the first is used.
 //
-// A block sums about the channels' values at its first row, one reference for all of its threads, so that what threads
-// hand to each other are plain sums; for what that costs in digits see Run in instance_norm_tile.cuh. What a channel's
+// A block sums about the mean of the channels' values in a few of its rows, one reference for all of its threads, so
+// that what threads hand to each other are plain sums. As the mean of m of n values it is within sqrt(n / m) spreads of
+// theirs: the sum of squares loses at most log2(n / m) bits to cancellation, however large the mean. What a channel's
 // statistics make of it is worked out once for all threads: with so few rows a thread, what is done once a thread and
 // tile counts as much as what is done for every element. Blocks write their results into each other's shared memory,
 // once, and nobody reads another block's: a block may return before the others.
@@ -37,17 +38,30 @@ __global__ void __launch_bounds__(kThreads, held_blocks(kThreads, false, kMore))
   }
   const T* const from[] = {x};
   const std::conditional_t<kMore, MoreRows<T, kThreads, 1>, NoMoreRows> more(tile, from);
+  constexpr int kReferenceRows = kMore ? 8 : 4;
   A reference[kVector] = {};
   if (tile.active) {
-    unpack(load<kVector>(x + (tile.first_row * channels + tile.first_channel + tile.lane_channel)), reference);
+    Vector row[kReferenceRows];
+#pragma unroll
+    for (int i = 0; i < kReferenceRows; ++i) {
+      const int pixel = tile.first_row + i * tile.rows / kReferenceRows;
+      row[i] = load<kVector>(x + (pixel * channels + tile.first_channel + tile.lane_channel));
+    }
+#pragma unroll
+    for (int i = 0; i < kReferenceRows; ++i) {
+      A value[kVector];
+      unpack(row[i], value);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) reference[e] += value[e] * (A(1) / kReferenceRows);
+    }
+  }
+  const ChannelTable<T, kThreads, 1> references;
+  if (static_cast<int>(threadIdx.x) < tile.lanes) {
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) references.put(tile.lane_channel + e, {reference[e]});
   }
   // Of the channel that the thread cares for.
-  A shift = A(0), own_reference = A(0);
-  if (tile.cares) {
-    const int channel = tile.first_channel + tile.channel;
-    shift = load_one(x + channel);
-    own_reference = load_one(x + (tile.first_row * channels + channel));
-  }
+  const A shift = tile.cares ? load_one(x + tile.first_channel + tile.channel) : A(0);
   Sums<A> own[kVector] = {};
   const auto add = [&](const Vector& data) {
     A value[kVector];
@@ -77,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, held_blocks(kThreads, false, kMore))
       tile, layout, own,
       [&](const Sums<A>& sums) -> Sums<A> {
         const A mean = tile.rows > 0 ? quick_divide(sums.first, static_cast<A>(tile.rows)) : A(0);
-        return {own_reference - shift + mean, maximum(sums.second - sums.first * mean, A(0))};
+        return {references.one(tile.channel) - shift + mean, not_negative(sums.second - sums.first * mean)};
       },
       // Means are compared with the first part's, which costs the squares log2(blocks) bits at most.
       [&](int rank, const Sums<A>& part, const Sums<A>& first) -> Sums<A> {
@@ -86,7 +100,7 @@ __global__ void __launch_bounds__(kThreads, held_blocks(kThreads, false, kMore))
       },
       [&](const Sums<A>& sums, const Sums<A>& first) {
         const A distance = sums.first * layout.share;
-        const A m2 = maximum(sums.second - sums.first * distance, A(0));
+        const A m2 = not_negative(sums.second - sums.first * distance);
         const A mean = shift + (first.first + distance), rstd = reciprocal_root(m2 * layout.share + args.eps);
         if (tile.turn > 0) return;
         table.put(tile.channel, {mean, rstd * weight, bias});

@@ -240,6 +240,8 @@ class ChannelTable {
 #pragma unroll
     for (int i = 0; i < kNumbers; ++i) to[i] = number[i];
   }
+  // The first one of a channel, after a barrier.
+  __device__ __forceinline__ A one(int channel) const { return table_->element[channel * kNumbers]; }
   // Those of a holder's channels, after a barrier; 16 bytes at once.
   __device__ __forceinline__ void get(int first_channel, A (&number)[kVector * kNumbers]) const {
 #pragma unroll

@@ -70,13 +70,15 @@ constexpr int64_t kGoodHeldBytes = 96 * 1024;
 constexpr int64_t kMinHeldBytes = 16 * 1024;         // of one block of several
 constexpr int64_t kMaxMoreBytesForward = 96 * 1024;  // of a block that holds rows beside its registers
 constexpr int64_t kMaxMoreBytesBackward = 192 * 1024;
-constexpr int64_t kMaxNarrowBytes = 16 * 1024 * 1024;  // of x, up to which rows of 32 bytes are read
+constexpr int64_t kMaxNarrowBytes = 8 * 1024 * 1024;  // of x, up to which rows of 32 bytes are read
+constexpr int64_t kManyMoreBytes = 64 * 1024;         // of a block, see tile_cluster_plan
 
-// Planes of more vectors than this are held by clusters where there are any. On an H200 a cluster of one block was 1.05
-// times as quick as a resident one for 2048 vectors forward, a cluster of two 1.25 times backward; for 512 vectors the
-// resident blocks were quicker.
-constexpr int64_t kOneBlockVectorsForward = 1024;
-constexpr int64_t kOneBlockVectorsBackward = 1024;
+// Planes of at least so many vectors are held by clusters where there are any; those of up to kFewPlanesVectors only if
+// there are two planes a multiprocessor. On an H200 clusters were 1.02 to 1.25 times as quick as resident blocks with
+// 2048 planes of 1024 and 2048 vectors; resident blocks were 1.04 times as quick with 128 planes of 2048 vectors,
+// and 1.1 to 1.7 times with 4096 planes of 512.
+constexpr int64_t kClusterVectors = 1024;
+constexpr int64_t kFewPlanesVectors = 2048;
 
 // Elements of a vector that channels_last tensors of this shape allow, if their pointers do.
 inline int channels_vector(const InstanceNormShape& shape) {
@@ -167,7 +169,8 @@ inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backw
   const bool forced = wish.path == Path::kCluster;
   const int64_t elements = kVectorBytes / dtype_size(shape.dtype), tensors = backward ? 2 : 1;
   const int64_t vectors = ceil_divide(shape.pixels, elements);
-  if (!forced && vectors <= (backward ? kOneBlockVectorsBackward : kOneBlockVectorsForward)) return best;
+  const bool few = shape.batch * shape.channels < 2 * device.multiprocessors;
+  if (!forced && (vectors < kClusterVectors || (few && vectors <= kFewPlanesVectors))) return best;
   constexpr int64_t kGranularity = 8;  // parts of whole cache lines, if the plane begins with one
   for (const Hold hold : {Hold::kRegisters, Hold::kShared}) {
     if (best.blocks > 0 || (wish.hold != Hold::kPlan && hold != wish.hold)) continue;
@@ -194,8 +197,9 @@ inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backw
 // Tiles for clusters: rows of 64 bytes in registers, and where no cluster holds them so or gives about every second
 // multiprocessor a block, rows of 32 in registers; of these 256 threads before 512, and the smallest cluster. Rows of
 // 32 bytes only of batches that leave most of the multiprocessors' time to latencies: of more, wider rows took less
-// time on an H200. What no cluster holds in registers, rows of 64 bytes partly in shared memory. Left to the kernels
-// above: what no cluster holds at all. `wish` overrules all but what is impossible.
+// time on an H200. Rows of 64 bytes partly in shared memory where no cluster holds them in registers; forward also
+// where nearly two blocks a multiprocessor have much to hold so: the fewer, larger parts were 1.14 times as quick there
+// (16x256x64x64). Left to the kernels above: what no cluster holds at all. `wish` overrules all but what is impossible.
 inline ClusterPlan tile_cluster_plan(const InstanceNormShape& shape, bool backward, const Device& device,
                                      const InstanceNormOverride& wish) {
   using Hold = InstanceNormOverride::Hold;
@@ -227,6 +231,13 @@ inline ClusterPlan tile_cluster_plan(const InstanceNormShape& shape, bool backwa
     }
     return false;
   };
+  if (!forced && !backward) {
+    consider(first, held_threads_with_more(backward), true);
+    if (static_cast<int64_t>(best.shared_bytes) >= kManyMoreBytes && 4 * most >= 7 * device.multiprocessors)
+      return best;
+    best = {};
+    most = 0;
+  }
   for (int lanes_log2 = first; lanes_log2 >= last && wish.hold != Hold::kShared; --lanes_log2) {
     const bool narrow = lanes_log2 < widest && lanes_log2 < kWanted;
     if (!forced && narrow && held_bytes(shape, shape.batch, false) > kMaxNarrowBytes) continue;

@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
   spread = group_merge<kPlaneClusterThreads>(spread);
   const A correction = spread.first * share;
   const Moments<A> total = merge_parts(
-      exchange({static_cast<A>(count), part_mean, correction, maximum(spread.second - correction * spread.first, A(0))},
+      exchange({static_cast<A>(count), part_mean, correction, not_negative(spread.second - correction * spread.first)},
                part.split));
   const A rstd = rstd_of(total, args.eps);
   if (part.split == 0 && threadIdx.x == 0) {

@@ -230,9 +230,7 @@ __device__ __forceinline__ void finish_gradient_sums(const NormBackward<T>& args
 
 // Sums of a few values about the first of them. With one of n values as the reference, the sum of squares loses at most
 // log2(n) bits to cancellation, however large the mean: the reference is within sqrt(n) spreads of it. That holds for n
-// up to kRunRows; the results of several runs are merged as moments. Blocks that hold a tile (instance_norm_held.cuh)
-// sum about one value a channel without runs, and n is their rows: of 64 bytes up to 2048, which leaves float32 13 bits
-// where all but that value are alike, and far more otherwise.
+// up to kRunRows; the results of several runs are merged as moments.
 template <int kVector, typename A>
 struct Run {
   A reference[kVector];
@@ -260,7 +258,7 @@ struct Run {
   // Of the values minus `shift`, `share` is 1 / count; for a run that has begun.
   __device__ __forceinline__ Moments<A> moments(int e, A shift, A share) const {
     const A mean = sum[e] * share;
-    return {static_cast<A>(count), reference[e] - shift + mean, maximum(squares[e] - sum[e] * mean, A(0))};
+    return {static_cast<A>(count), reference[e] - shift + mean, not_negative(squares[e] - sum[e] * mean)};
   }
 };
 
