@@ -69,20 +69,12 @@ void launch_channels(const NormForward<T>& args, int64_t batch, TileLayout layou
 // False: this device does not do it.
 template <typename T>
 bool launch_cluster(const NormForward<T>& args, int64_t batch, const ClusterPlan& plan, int64_t tiles, void* stream) {
-  const auto launch = [&](auto kernel) {
-    constexpr auto kKernel = decltype(kernel)::value;
-    const auto blocks = static_cast<unsigned>(plan.blocks), threads = static_cast<unsigned>(plan.threads);
-    if (!prepare_cluster(kKernel, blocks, threads, plan.shared_bytes)) return false;
-    JDM_LAUNCH_WITH((kKernel), (LaunchOptions{blocks, false}), grid_size(batch * tiles * blocks), threads,
-                    plan.shared_bytes, stream)
-    (args, held_layout(plan, tiles, args.pixels));
-    return true;
-  };
-  using Kernel = void (*)(NormForward<T>, HeldLayout);
   constexpr int kWithMore = held_threads_with_more(/*backward=*/false);
-  if (plan.shared_bytes > 0) return launch(std::integral_constant<Kernel, channels_forward_held<T, kWithMore, true>>());
-  if (plan.threads == 256) return launch(std::integral_constant<Kernel, channels_forward_held<T, 256, false>>());
-  return launch(std::integral_constant<Kernel, channels_forward_held<T, 512, false>>());
+  if (plan.shared_bytes > 0) {
+    return launch_held<channels_forward_held<T, kWithMore, true>>(args, batch, plan, tiles, stream);
+  }
+  if (plan.threads == 256) return launch_held<channels_forward_held<T, 256, false>>(args, batch, plan, tiles, stream);
+  return launch_held<channels_forward_held<T, 512, false>>(args, batch, plan, tiles, stream);
 }
 
 // The same of whole planes.
