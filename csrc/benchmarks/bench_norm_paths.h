@@ -95,35 +95,28 @@ struct NormBuffers {
   NormBuffers& operator=(const NormBuffers&) = delete;
 };
 
-inline std::vector<InstanceNormOverride> plane_paths() {
+inline std::vector<InstanceNormOverride> norm_paths(const InstanceNormShape& shape) {
   using Path = InstanceNormOverride::Path;
   using Hold = InstanceNormOverride::Hold;
   std::vector<InstanceNormOverride> paths{{}, {Path::kTwoKernels}};
-  for (const Hold hold : {Hold::kRegisters, Hold::kShared}) {
-    for (const int cluster : {1, 2, 4, 8, 16}) {
-      paths.push_back({Path::kCluster, 0, cluster});
-      paths.back().hold = hold;
-    }
-  }
-  return paths;
-}
-
-inline std::vector<InstanceNormOverride> norm_paths(const InstanceNormShape& shape) {
-  if (!shape.channels_last) return plane_paths();
-  using Path = InstanceNormOverride::Path;
-  const int64_t batch = shape.batch;
-  std::vector<InstanceNormOverride> paths{{}, {Path::kTwoKernels}, {Path::kTwoKernels, 0, 0, 0, false}};
-  for (const int lanes : {8, 4, 2}) {
-    for (const int64_t group : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{4}, batch}) {
-      paths.push_back({Path::kTwoKernels, lanes, 0, group, true});
-    }
-    for (const InstanceNormOverride::Hold hold :
-         {InstanceNormOverride::Hold::kRegisters, InstanceNormOverride::Hold::kShared}) {
+  const auto add_clusters = [&](int lanes) {
+    for (const Hold hold : {Hold::kRegisters, Hold::kShared}) {
       for (const int cluster : {1, 2, 4, 8, 16}) {
         paths.push_back({Path::kCluster, lanes, cluster});
         paths.back().hold = hold;
       }
     }
+  };
+  if (!shape.channels_last) {
+    add_clusters(0);
+    return paths;
+  }
+  paths.push_back({Path::kTwoKernels, 0, 0, 0, false});
+  for (const int lanes : {8, 4, 2}) {
+    for (const int64_t group : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{4}, shape.batch}) {
+      paths.push_back({Path::kTwoKernels, lanes, 0, group, true});
+    }
+    add_clusters(lanes);
   }
   return paths;
 }

@@ -26,20 +26,15 @@ Description describe(const InstanceNormShape& shape, bool backward, const cuda::
   const std::string direction = backward ? "backward" : "forward";
   const std::string partial = backward ? "partial_gradient_sums" : "partial_moments";
   const cuda::ClusterPlan cluster = cuda::cluster_plan(shape, backward, device, {});
-  if (cluster.blocks > 0 && !shape.channels_last) {
-    return {"cluster",
-            {"planes_" + direction + "_cluster"},
-            shape.batch * shape.channels * cluster.blocks,
-            cluster.threads,
-            cluster.blocks,
-            static_cast<int64_t>(cluster.shared_bytes),
-            1};
-  }
+  // Planes, or tiles of channels, of which a kernel for tiles of 2^lanes_log2 lanes has so many.
+  const auto units = [&](int lanes_log2) {
+    return shape.batch *
+           (shape.channels_last ? cuda::tiles_of(shape, cuda::channels_vector(shape), lanes_log2) : shape.channels);
+  };
   if (cluster.blocks > 0) {
-    const int64_t tiles = cuda::tiles_of(shape, cuda::channels_vector(shape), cluster.lanes_log2);
     return {"cluster",
-            {"channels_" + direction + "_held"},
-            shape.batch * tiles * cluster.blocks,
+            {shape.channels_last ? "channels_" + direction + "_held" : "planes_" + direction + "_cluster"},
+            units(cluster.lanes_log2) * cluster.blocks,
             cluster.threads,
             cluster.blocks,
             static_cast<int64_t>(cluster.shared_bytes),
@@ -58,12 +53,10 @@ Description describe(const InstanceNormShape& shape, bool backward, const cuda::
             1};
   }
   const std::string layout = shape.channels_last ? "channels_" : "planes_";
-  const int64_t units = shape.channels_last
-                            ? shape.batch * cuda::tiles_of(shape, cuda::channels_vector(shape), plan.lanes_log2)
-                            : shape.batch * shape.channels;
+  const int64_t blocks = units(plan.lanes_log2) * plan.splits;
   const int threads = shape.channels_last ? cuda::kTileThreads : cuda::kStreamThreads;
-  if (plan.splits == 1) return {"streamed", {layout + direction}, units, threads, 1, 0, 2};
-  return {"split", {layout + partial, layout + direction}, units * plan.splits, threads, 1, 0, 2};
+  if (plan.splits == 1) return {"streamed", {layout + direction}, blocks, threads, 1, 0, 2};
+  return {"split", {layout + partial, layout + direction}, blocks, threads, 1, 0, 2};
 }
 
 }  // namespace

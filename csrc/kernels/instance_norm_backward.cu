@@ -77,29 +77,28 @@ void launch_channels(const NormBackward<T>& args, int64_t batch, TileLayout layo
 
 // False: this device does not do it.
 template <typename T>
-bool launch_cluster(const NormBackward<T>& args, int64_t batch, const ClusterPlan& plan, int64_t tiles, void* stream) {
+bool launch_tile_cluster(const NormBackward<T>& args, int64_t batch, const ClusterPlan& plan, int64_t tiles,
+                         void* stream) {
   constexpr int kWithMore = held_threads_with_more(/*backward=*/true);
+  const int64_t clusters = batch * tiles;
+  const HeldLayout layout = held_layout(plan, tiles, args.pixels);
   if (plan.shared_bytes > 0) {
-    return launch_held<channels_backward_held<T, kWithMore, true>>(args, batch, plan, tiles, stream);
+    return launch_clusters<channels_backward_held<T, kWithMore, true>>(clusters, plan, stream, args, layout);
   }
-  if (plan.threads == 256) return launch_held<channels_backward_held<T, 256, false>>(args, batch, plan, tiles, stream);
-  return launch_held<channels_backward_held<T, 512, false>>(args, batch, plan, tiles, stream);
+  if (plan.threads == 256) {
+    return launch_clusters<channels_backward_held<T, 256, false>>(clusters, plan, stream, args, layout);
+  }
+  return launch_clusters<channels_backward_held<T, 512, false>>(clusters, plan, stream, args, layout);
 }
 
 // The same of whole planes.
 template <typename T>
 bool launch_plane_cluster(const NormBackward<T>& args, int64_t planes, const ClusterPlan& plan, void* stream) {
-  const auto launch = [&](auto kernel_of) {
-    constexpr auto kKernel = planes_backward_cluster<T, decltype(kernel_of)::value>;
-    const auto blocks = static_cast<unsigned>(plan.blocks);
-    if (!prepare_cluster(kKernel, blocks, kPlaneClusterThreads, plan.shared_bytes)) return false;
-    JDM_LAUNCH_WITH((kKernel), (LaunchOptions{blocks, false}), grid_size(planes * blocks), kPlaneClusterThreads,
-                    plan.shared_bytes, stream)
-    (args, plan.chunk, plan.streaming);
-    return true;
-  };
-  if (plan.shared_bytes > 0) return launch(std::integral_constant<int, 0>());
-  return launch(std::integral_constant<int, kPlaneVectorsBackward>());
+  if (plan.shared_bytes > 0) {
+    return launch_clusters<planes_backward_cluster<T, 0>>(planes, plan, stream, args, plan.chunk, plan.streaming);
+  }
+  return launch_clusters<planes_backward_cluster<T, kPlaneVectorsBackward>>(planes, plan, stream, args, plan.chunk,
+                                                                            plan.streaming);
 }
 
 template <typename T>
@@ -116,7 +115,7 @@ void launch_backward(const InstanceNormShape& shape, const Device& device, const
         const ClusterPlan cluster = cluster_plan(shape, /*backward=*/true, device, wish);
         const int64_t tiles = tiles_of(shape, kVector, cluster.lanes_log2);
         if (cluster.blocks > 0) {
-          if (launch_cluster(args, shape.batch, cluster, tiles, stream)) return;
+          if (launch_tile_cluster(args, shape.batch, cluster, tiles, stream)) return;
           if (wish.path == InstanceNormOverride::Path::kCluster) wish.refused = true;
         }
         return launch_channels<T, kVector>(args, shape.batch, tile_layout(shape, kVector, plan), plan.group, workspace,

@@ -197,7 +197,7 @@ void test_every_path() {
   using Wish = InstanceNormOverride;
   using Path = Wish::Path;
   using Hold = Wish::Hold;
-  constexpr auto tile = [](Hold hold, int lanes, int cluster) {
+  constexpr auto clusters = [](Hold hold, int lanes, int cluster) {
     Wish wish{Path::kCluster, lanes, cluster};
     wish.hold = hold;
     return wish;
@@ -205,27 +205,27 @@ void test_every_path() {
   constexpr Wish kWishes[] = {
       {Path::kTwoKernels, 0, 0, 0, true},  {Path::kTwoKernels, 8, 0, 1, true},
       {Path::kTwoKernels, 2, 0, 2, false}, {Path::kTwoKernels, 4, 0, 1, false},
-      {Path::kCluster, 0, 0, 0, true},     tile(Hold::kShared, 0, 0),
-      tile(Hold::kShared, 2, 1),           tile(Hold::kShared, 4, 2),
-      tile(Hold::kShared, 8, 4),           tile(Hold::kShared, 4, 8),
-      tile(Hold::kRegisters, 0, 0),        tile(Hold::kRegisters, 8, 8),  // 57x57: of 512 threads
-      tile(Hold::kRegisters, 8, 16),       tile(Hold::kRegisters, 4, 1),
-      tile(Hold::kRegisters, 4, 8),        tile(Hold::kRegisters, 2, 2),  // 57x57: of 512 threads
-      tile(Hold::kRegisters, 2, 16),       tile(Hold::kRegisters, 1, 4),
+      {Path::kCluster, 0, 0, 0, true},     clusters(Hold::kShared, 0, 0),
+      clusters(Hold::kShared, 2, 1),       clusters(Hold::kShared, 4, 2),
+      clusters(Hold::kShared, 8, 4),       clusters(Hold::kShared, 4, 8),
+      clusters(Hold::kRegisters, 0, 0),    clusters(Hold::kRegisters, 8, 8),  // 57x57: of 512 threads
+      clusters(Hold::kRegisters, 8, 16),   clusters(Hold::kRegisters, 4, 1),
+      clusters(Hold::kRegisters, 4, 8),    clusters(Hold::kRegisters, 2, 2),  // 57x57: of 512 threads
+      clusters(Hold::kRegisters, 2, 16),   clusters(Hold::kRegisters, 1, 4),
   };
   test_paths(kWishes, kTiledCases, true);
 
-  constexpr auto plane = [](Path path, int cluster, Hold hold) {
-    Wish wish{path, 0, cluster};
-    wish.hold = hold;
-    return wish;
-  };
   constexpr Wish kPlaneWishes[] = {
-      plane(Path::kTwoKernels, 0, Hold::kPlan),   plane(Path::kCluster, 0, Hold::kPlan),
-      plane(Path::kCluster, 2, Hold::kRegisters), plane(Path::kCluster, 4, Hold::kRegisters),
-      plane(Path::kCluster, 8, Hold::kRegisters), plane(Path::kCluster, 16, Hold::kRegisters),
-      plane(Path::kCluster, 1, Hold::kShared),    plane(Path::kCluster, 2, Hold::kShared),
-      plane(Path::kCluster, 8, Hold::kShared),    plane(Path::kCluster, 16, Hold::kShared),
+      {Path::kTwoKernels},
+      {Path::kCluster},
+      clusters(Hold::kRegisters, 0, 2),
+      clusters(Hold::kRegisters, 0, 4),
+      clusters(Hold::kRegisters, 0, 8),
+      clusters(Hold::kRegisters, 0, 16),
+      clusters(Hold::kShared, 0, 1),
+      clusters(Hold::kShared, 0, 2),
+      clusters(Hold::kShared, 0, 8),
+      clusters(Hold::kShared, 0, 16),
   };
   test_paths(kPlaneWishes, kPlaneCases, false);
 }

@@ -3,6 +3,7 @@
 // have found.
 #pragma once
 
+#include "copied_rows.cuh"
 #include "instance_norm_tile.cuh"
 
 namespace jdm_fast::cuda {
@@ -69,69 +70,36 @@ struct HeldTile {
   }
 };
 
-// The rows of a thread beyond kHeldRows, in dynamic shared memory, copied there past the registers. The copies come in
-// kCopyGroups groups, of which the first can be read while the later ones are on their way. Every thread copies what it
-// uses itself, so there are no barriers.
-constexpr int kCopyGroups = 4;
-
+// The rows of a thread beyond kHeldRows, in dynamic shared memory.
 template <typename T, int kThreads, int kTensors>
 class MoreRows {
  public:
-  using Vector = Packed<T, kVectorElements<T>>;
   static constexpr int kUnroll = kTensors == 1 ? 2 : 1;  // of two tensors more rows at a time do not fit the registers
+  using Rows = CopiedRows<T, kThreads, kTensors, kUnroll>;
+  using Vector = typename Rows::Vector;
 
   // `from`: the sample in each tensor.
-  __device__ __forceinline__ MoreRows(const HeldTile<T, kThreads>& tile, const T* const (&from)[kTensors]) {
-    JDM_DYNAMIC_SHARED(Vector, memory);
-    own_ = memory + threadIdx.x;  // [row][tensor][thread]
-    count_ = tile.count > kHeldRows ? tile.count - kHeldRows : 0;
-    per_group_ = (count_ + kCopyGroups - 1) / kCopyGroups;
-    for (int group = 0, r = 0; group < kCopyGroups; ++group) {
-      for (; r < group_end(group); ++r) {
-#pragma unroll
-        for (int t = 0; t < kTensors; ++t) {
-          copy_async(own_ + (r * kTensors + t) * kThreads, from[t] + (tile.at + (kHeldRows + r) * tile.step));
-        }
-      }
-      end_copy_group();
-    }
-  }
+  __device__ __forceinline__ MoreRows(const HeldTile<T, kThreads>& tile, const T* const (&from)[kTensors])
+      : rows_(tile.count > kHeldRows ? tile.count - kHeldRows : 0, from,
+              [&](int r) { return tile.at + (kHeldRows + r) * tile.step; }) {}
 
   // Calls use(data) for every row as it arrives, data[t] being that of tensor t.
-  template <int kGroup = 0, typename Use>
+  template <typename Use>
   __device__ __forceinline__ void each_as_it_arrives(Use use) const {
-    if constexpr (kGroup < kCopyGroups) {
-      wait_for_copies<kCopyGroups - 1 - kGroup>();
-#pragma unroll(kUnroll)
-      for (int r = kGroup * per_group_; r < group_end(kGroup); ++r) use_row(r, use);
-      each_as_it_arrives<kGroup + 1>(use);
-    }
+    rows_.each_as_it_arrives(use);
   }
 
   // Afterwards, for every row again: use(row of the thread, data).
   template <typename Use>
   __device__ __forceinline__ void each(Use use) const {
 #pragma unroll(kUnroll)
-    for (int r = 0; r < count_; ++r) {
-      use_row(r, [&](const Vector(&data)[kTensors]) { use(kHeldRows + r, data); });
+    for (int r = 0; r < rows_.count(); ++r) {
+      rows_.use_row(r, [&](const Vector(&data)[kTensors]) { use(kHeldRows + r, data); });
     }
   }
 
  private:
-  __device__ __forceinline__ int group_end(int group) const {
-    const int end = (group + 1) * per_group_;
-    return end < count_ ? end : count_;
-  }
-  template <typename Use>
-  __device__ __forceinline__ void use_row(int r, Use use) const {
-    Vector data[kTensors];
-#pragma unroll
-    for (int t = 0; t < kTensors; ++t) data[t] = load_shared(own_ + (r * kTensors + t) * kThreads);
-    use(data);
-  }
-
-  Vector* own_;
-  int count_, per_group_;
+  Rows rows_;
 };
 
 // Where a thread has no more rows.

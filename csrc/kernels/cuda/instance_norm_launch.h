@@ -18,20 +18,24 @@ inline TileLayout tile_layout(const InstanceNormShape& shape, int vector, const 
           plan.streaming};
 }
 
-// A kernel of instance_norm_held.cuh. False: this device does not do it.
-template <auto kKernel, typename Args>
-bool launch_held(const Args& args, int64_t batch, const ClusterPlan& plan, int64_t tiles, void* stream) {
+// The plan as the kernels of instance_norm_held.cuh take it.
+inline HeldLayout held_layout(const ClusterPlan& plan, int64_t tiles, int64_t pixels) {
+  return {plan.lanes_log2,
+          log2_of(plan.blocks),
+          static_cast<int>(tiles),
+          static_cast<int>(plan.chunk),
+          1.0f / static_cast<float>(pixels),
+          plan.streaming};
+}
+
+// A kernel for the clusters of a plan. False: this device does not do it.
+template <auto kKernel, typename... Parameters>
+bool launch_clusters(int64_t clusters, const ClusterPlan& plan, void* stream, const Parameters&... parameters) {
   const auto blocks = static_cast<unsigned>(plan.blocks), threads = static_cast<unsigned>(plan.threads);
   if (!prepare_cluster(kKernel, blocks, threads, plan.shared_bytes)) return false;
-  const HeldLayout layout{plan.lanes_log2,
-                          log2_of(plan.blocks),
-                          static_cast<int>(tiles),
-                          static_cast<int>(plan.chunk),
-                          1.0f / static_cast<float>(args.pixels),
-                          plan.streaming};
-  JDM_LAUNCH_WITH((kKernel), (LaunchOptions{blocks, false}), grid_size(batch * tiles * blocks), threads,
-                  plan.shared_bytes, stream)
-  (args, layout);
+  JDM_LAUNCH_WITH((kKernel), (LaunchOptions{blocks, false}), grid_size(clusters * blocks), threads, plan.shared_bytes,
+                  stream)
+  (parameters...);
   return true;
 }
 

@@ -171,6 +171,20 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
 // ---------------------------------------------------------------------------------------------------------------------
 // Backward.
 
+// Stores the parameter gradients of a plane in the thread that `writes`, and makes what backward_value wants; `sums`
+// are the same in every thread.
+template <typename T, typename A = Accumulator<T>>
+__device__ __forceinline__ void finish_gradient_sums(const NormBackward<T>& args, int64_t plane, const Sums<A>& sums,
+                                                     bool writes, A rstd, A& mean_g, A& tilt) {
+  if (writes) {
+    args.d_bias[plane] = sums.first;
+    args.d_weight[plane] = sums.second * rstd;
+  }
+  const A count = static_cast<A>(args.pixels);
+  mean_g = sums.first / count;
+  tilt = sums.second / count * rstd * rstd;
+}
+
 template <typename T, int kThreads, int kVectors>
 __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
     planes_backward_resident(NormBackward<T> args, int64_t planes) {
@@ -216,14 +230,9 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1)
   }
   if (has_loose) add_gradient(sums, channel, args.slope, loose_x, loose_dy);
   sums = group_merge<kThreads>(sums);
-  if (thread == 0) {
-    args.d_bias[plane] = sums.first;
-    args.d_weight[plane] = sums.second * rstd;
-  }
+  A mean_g, tilt;
+  finish_gradient_sums(args, plane, sums, thread == 0, rstd, mean_g, tilt);
 
-  const A count = static_cast<A>(args.pixels);
-  const A mean_g = sums.first / count;
-  const A tilt = sums.second / count * rstd * rstd;
   T* const dx = args.dx + plane * args.pixels;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
@@ -263,13 +272,8 @@ __global__ void __launch_bounds__(kStreamThreads, 1)
     sums = group_merge<kStreamThreads>(
         span_gradient_sums<kVector>(args.x + start, args.dy + start, part.count, channel, slope));
   }
-  if (part.split == 0 && threadIdx.x == 0) {
-    args.d_bias[part.plane] = sums.first;
-    args.d_weight[part.plane] = sums.second * rstd;
-  }
-  const A count = static_cast<A>(args.pixels);
-  const A mean_g = sums.first / count;
-  const A tilt = sums.second / count * rstd * rstd;
+  A mean_g, tilt;
+  finish_gradient_sums(args, part.plane, sums, part.split == 0 && threadIdx.x == 0, rstd, mean_g, tilt);
   span_apply<kVector>(args.x + start, args.dy + start, args.dx + start, part.count,
                       [=](A x, A dy) { return backward_value(channel, slope, mean_g, tilt, x, dy); });
 }

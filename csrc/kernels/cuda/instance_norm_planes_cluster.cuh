@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cluster.cuh"
+#include "copied_rows.cuh"
 #include "instance_norm_planes.cuh"
 
 namespace jdm_fast::cuda {
@@ -18,10 +19,7 @@ namespace jdm_fast::cuda {
 // What is called for a vector gets its place as elements from the thread's first one, of which the caller has a
 // pointer: in registers these are constants.
 //
-// kVectors > 0: in registers, so many vectors of each tensor a thread. 0: in dynamic shared memory, copied there in
-// kPlaneCopyGroups groups, of which the first can be read while the later ones are on their way.
-
-constexpr int kPlaneCopyGroups = 4;
+// kVectors > 0: in registers, so many vectors of each tensor a thread. 0: in dynamic shared memory (copied_rows.cuh).
 
 template <typename T, int kTensors, int kVectors>
 class HeldPart {
@@ -78,67 +76,36 @@ class HeldPart<T, kTensors, 0> {
   static constexpr int kVector = kVectorElements<T>, kThreads = kPlaneClusterThreads;
   using Vector = Packed<T, kVector>;
 
-  __device__ __forceinline__ HeldPart(const Span<kVector>& span, const T* const (&from)[kTensors]) {
-    JDM_DYNAMIC_SHARED(Vector, memory);
-    own_ = memory + threadIdx.x;  // [row of the thread][tensor][thread]
-    const int vectors = static_cast<int>(span.vectors), thread = static_cast<int>(threadIdx.x);
-    rows_ = thread < vectors ? (vectors - thread + kThreads - 1) / kThreads : 0;
-    per_group_ = (rows_ + kPlaneCopyGroups - 1) / kPlaneCopyGroups;
-    for (int group = 0, r = 0; group < kPlaneCopyGroups; ++group) {
-      for (; r < group_end(group); ++r) {
-#pragma unroll
-        for (int t = 0; t < kTensors; ++t) {
-          copy_async(own_ + (r * kTensors + t) * kThreads, from[t] + place(r));
-        }
-      }
-      end_copy_group();
-    }
-  }
+  __device__ __forceinline__ HeldPart(const Span<kVector>& span, const T* const (&from)[kTensors])
+      : rows_(rows_of(static_cast<int>(span.vectors) - static_cast<int>(threadIdx.x)), from, place) {}
 
   template <typename Use>
-  __device__ __forceinline__ void each_as_it_arrives(Use use) {
-    from_group<0>(use);
+  __device__ __forceinline__ void each_as_it_arrives(Use use) const {
+    rows_.each_as_it_arrives(use);
   }
 
   template <int kBatch, typename Prepare, typename Use>
-  __device__ __forceinline__ void in_batches(Prepare prepare, Use use) {
-    for (int first = 0; first < rows_; first += kBatch) {
+  __device__ __forceinline__ void in_batches(Prepare prepare, Use use) const {
+    for (int first = 0; first < rows_.count(); first += kBatch) {
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
-        if (first + u < rows_) prepare(u, place(first + u));
+        if (first + u < rows_.count()) prepare(u, place(first + u));
       }
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
-        if (first + u >= rows_) continue;
-        use_row(first + u, [&](const Vector(&data)[kTensors]) { use(u, place(first + u), data); });
+        if (first + u >= rows_.count()) continue;
+        rows_.use_row(first + u, [&](const Vector(&data)[kTensors]) { use(u, place(first + u), data); });
       }
     }
   }
 
  private:
   __device__ __forceinline__ static int place(int r) { return r * kThreads * kVector; }
-  __device__ __forceinline__ int group_end(int group) const {
-    const int end = (group + 1) * per_group_;
-    return end < rows_ ? end : rows_;
-  }
-  template <typename Use>
-  __device__ __forceinline__ void use_row(int r, Use use) const {
-    Vector data[kTensors];
-#pragma unroll
-    for (int t = 0; t < kTensors; ++t) data[t] = own_[(r * kTensors + t) * kThreads];
-    use(data);
-  }
-  template <int kGroup, typename Use>
-  __device__ __forceinline__ void from_group(Use use) {
-    if constexpr (kGroup < kPlaneCopyGroups) {
-      wait_for_copies<kPlaneCopyGroups - 1 - kGroup>();
-      for (int r = kGroup * per_group_; r < group_end(kGroup); ++r) use_row(r, use);
-      from_group<kGroup + 1>(use);
-    }
-  }
+  // Of so many vectors from the thread's first one on.
+  __device__ __forceinline__ static int rows_of(int left) { return left > 0 ? (left + kThreads - 1) / kThreads : 0; }
 
-  Vector* own_;
-  int rows_, per_group_;
+  // Of two tensors row by row: unrolled, the code would be twice as long.
+  CopiedRows<T, kThreads, kTensors, kTensors == 1 ? 4 : 1> rows_;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -318,14 +285,9 @@ __global__ void __launch_bounds__(kPlaneClusterThreads, kPlaneClusterBlocks)
   const Sums<A>* const parts = exchange(group_merge<kPlaneClusterThreads>(sums), part.split);
   sums = parts[0];
   for (unsigned i = 1; i < cluster_size(); ++i) sums = merge(sums, parts[i]);
-  if (part.split == 0 && threadIdx.x == 0) {
-    args.d_bias[part.plane] = sums.first;
-    args.d_weight[part.plane] = sums.second * rstd;
-  }
+  A mean_g, tilt;
+  finish_gradient_sums(args, part.plane, sums, part.split == 0 && threadIdx.x == 0, rstd, mean_g, tilt);
 
-  const A count = static_cast<A>(args.pixels);
-  const A mean_g = sums.first / count;
-  const A tilt = sums.second / count * rstd * rstd;
   T* const dx = args.dx + first;
   held.template in_batches<1>([](int, int) {},
                               [&](int, int at, const typename Held::Vector(&data)[2]) {
