@@ -41,7 +41,8 @@ def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: st
         assert (plan.bytes_read, plan.bytes_written) == (reads * inputs * size, size)
         assert plan.floor == (inputs + 1) * size
         assert len(plan.kernels) == (2 if path == "split" else 1)
-        assert (plan.cluster > 1) <= (path == "cluster")
+        one_block = shape == (16, 128, 128, 128) and not channels_last and not direction  # holds a whole plane
+        assert (plan.cluster > 1) == (path == "cluster" and not one_block)
         more = channels_last and (shape == (16, 128, 128, 128) or (shape == (16, 256, 64, 64) and not direction))
         assert (plan.shared_bytes > 0) == more  # the others fit registers
         assert plan.blocks % plan.cluster == 0 and plan.blocks > 0 and plan.threads % 32 == 0
