@@ -1,8 +1,8 @@
 """Timing: contenders take turns in rounds, so that a disturbance meets all of them; medians and quartiles of rounds.
 
 On a CPU a round is as many calls as the clock needs. On a GPU a round is a CUDA graph of calls, timed with events: a
-small kernel is shorter than its launch from Python, and only a graph shows it. A call whose kernels
-take a millisecond and more is timed as it is, with events around some calls.
+small kernel is shorter than its launch from Python, and only a graph shows it. A call whose kernels take a millisecond
+and more is timed as it is, with events around some calls.
 """
 
 from __future__ import annotations
