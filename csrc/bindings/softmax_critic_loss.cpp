@@ -47,11 +47,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> softmax_critic_loss(c
   const at::MemoryFormat format = logits.suggest_memory_format();
   const at::Tensor input = logits.contiguous(format);
   const at::TensorOptions options = logits.options().dtype(accumulator_type(logits.scalar_type()));
-  at::Tensor loss = at::zeros({}, options), source_loss = at::zeros({num_sources}, options);
-  at::Tensor accuracy = at::zeros({num_sources}, options);
   at::Tensor dlogits =
       needs_grad ? at::empty(logits.sizes(), logits.options(), format) : at::empty({0}, logits.options());
-  if (logits.numel() == 0) return {loss, source_loss, accuracy, dlogits};
+  if (logits.numel() == 0) {
+    return {at::zeros({}, options), at::zeros({num_sources}, options), at::zeros({num_sources}, options), dlogits};
+  }
+  at::Tensor loss = at::empty({}, options), source_loss = at::empty({num_sources}, options);
+  at::Tensor accuracy = at::empty({num_sources}, options);
 
   const SoftmaxCriticLossArgs args{input.const_data_ptr(),      pointer<int64_t>(sources),
                                    loss.mutable_data_ptr(),     source_loss.mutable_data_ptr(),
@@ -70,12 +72,70 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> softmax_critic_loss(c
   return {loss, source_loss, accuracy, dlogits};
 }
 
+// dlogits: dense, as softmax_critic_loss returns it. source: int64 [M]. d_loss [] and d_source_loss [S] in the
+// accumulation type; at least one of them is there. Returns dlogits * (d_loss + d_source_loss[source]), like dlogits.
+at::Tensor softmax_critic_loss_backward(const at::Tensor& dlogits, const at::Tensor& source,
+                                        const std::optional<at::Tensor>& d_loss,
+                                        const std::optional<at::Tensor>& d_source_loss) {
+  constexpr char kName[] = "softmax_critic_loss_backward";
+  const DType dtype = checked_dtype(kName, "dlogits", dlogits);
+  check_dim(kName, "dlogits", dlogits, 4, "[M, K, h, w]");
+  TORCH_CHECK_VALUE(source.dim() == 1 && source.size(0) == dlogits.size(0), kName, ": source must be [",
+                    dlogits.size(0), "], one index a sample, got ", source.sizes());
+  TORCH_CHECK_TYPE(source.scalar_type() == at::kLong, kName, ": source must be int64, got ", source.scalar_type());
+  check_device(kName, "source", source, dlogits, "dlogits");
+  TORCH_CHECK_VALUE(d_loss.has_value() || d_source_loss.has_value(), kName,
+                    ": d_loss or d_source_loss must be given, got neither");
+  const auto checked_factor = [&](const char* name, const std::optional<at::Tensor>& factor, int64_t dim) {
+    if (!factor.has_value()) return at::Tensor();
+    TORCH_CHECK_VALUE(factor->dim() == dim, kName, ": ", name, " must have ", dim, " dimensions, got ",
+                      factor->sizes());
+    TORCH_CHECK_TYPE(factor->scalar_type() == accumulator_type(dlogits.scalar_type()), kName, ": ", name, " must be ",
+                     accumulator_type(dlogits.scalar_type()), ", got ", factor->scalar_type());
+    check_device(kName, name, *factor, dlogits, "dlogits");
+    return factor->contiguous();
+  };
+  const at::Tensor of_loss = checked_factor("d_loss", d_loss, 0);
+  const at::Tensor of_sources = checked_factor("d_source_loss", d_source_loss, 1);
+  const at::Tensor sources = source.contiguous();
+
+  const at::MemoryFormat format = dlogits.suggest_memory_format();
+  const at::Tensor input = dlogits.contiguous(format);
+  at::Tensor result = at::empty(dlogits.sizes(), dlogits.options(), format);
+  if (result.numel() == 0) return result;
+  const bool channels_last = format == at::MemoryFormat::ChannelsLast;
+  const SoftmaxCriticLossShape shape{dlogits.size(0),
+                                     dlogits.size(1),
+                                     dlogits.size(2) * dlogits.size(3),
+                                     of_sources.defined() ? of_sources.size(0) : 0,
+                                     channels_last,
+                                     dtype};
+  const SoftmaxCriticLossBackwardArgs args{input.const_data_ptr(), pointer<int64_t>(sources), pointer_or_null(of_loss),
+                                           pointer_or_null(of_sources), result.mutable_data_ptr()};
+#ifdef JDM_FAST_WITH_CUDA
+  if (dlogits.is_cuda()) {
+    const CudaLaunch launch(dlogits);
+    softmax_critic_loss_backward_cuda(shape, args, launch.stream());
+    launch.check();
+    return result;
+  }
+#endif
+  softmax_critic_loss_backward_cpu(shape, args, cpu_threads());
+  return result;
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(jdm_fast, CPU, m) { m.impl("softmax_critic_loss", &softmax_critic_loss); }
+TORCH_LIBRARY_IMPL(jdm_fast, CPU, m) {
+  m.impl("softmax_critic_loss", &softmax_critic_loss);
+  m.impl("softmax_critic_loss_backward", &softmax_critic_loss_backward);
+}
 
 #ifdef JDM_FAST_WITH_CUDA
-TORCH_LIBRARY_IMPL(jdm_fast, CUDA, m) { m.impl("softmax_critic_loss", &softmax_critic_loss); }
+TORCH_LIBRARY_IMPL(jdm_fast, CUDA, m) {
+  m.impl("softmax_critic_loss", &softmax_critic_loss);
+  m.impl("softmax_critic_loss_backward", &softmax_critic_loss_backward);
+}
 #endif
 
 }  // namespace jdm_fast

@@ -65,6 +65,7 @@ struct SharedArray {
 struct Block {
   uint3 index = {};
   unsigned done = 0, at_barrier = 0;
+  int saying_yes = 0, said_yes = 0;  // at this barrier so far, at the last one
   std::vector<SharedArray> static_shared;
   size_t static_shared_bytes = 0;
   SharedMemory dynamic_shared;
@@ -175,6 +176,7 @@ void Machine::release_barrier(unsigned rank) {
   }
   for (unsigned i = 0; i < block_threads; ++i) own[i].state = State::kReady;
   block.at_barrier = 0;
+  block.said_yes = std::exchange(block.saying_yes, 0);
 }
 
 // Lets go whom every thread that still runs has met: one that waits for its n-th time waits for n arrivals of each.
@@ -348,6 +350,12 @@ void* dynamic_shared() { return machine.block().dynamic_shared.get(); }
 void sync_threads(const char* file, int line) {
   ++machine.block().at_barrier;
   wait(State::kAtBarrier, file, line);
+}
+
+int sync_threads_count(bool yes, const char* file, int line) {
+  machine.block().saying_yes += yes;
+  sync_threads(file, line);
+  return machine.block().said_yes;
 }
 
 unsigned cluster_rank() { return machine.rank(); }

@@ -106,6 +106,7 @@ void allow_large_clusters(const void* kernel);
 void* static_shared(const void* site, size_t bytes);  // the block's array declared at `site`
 void* dynamic_shared();
 void sync_threads(const char* file, int line);
+int sync_threads_count(bool yes, const char* file, int line);
 unsigned cluster_rank();
 unsigned cluster_size();
 void cluster_arrive();
@@ -205,6 +206,10 @@ inline void __syncthreads(const char* file = __builtin_FILE(), int line = __buil
   cuda_emulation::detail::sync_threads(file, line);
 }
 
+inline int __syncthreads_count(int predicate, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return cuda_emulation::detail::sync_threads_count(predicate != 0, file, line);
+}
+
 inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   cuda_emulation::detail::meet(cuda_emulation::detail::Collective::kSyncWarp, mask, 0, 0, file, line);
 }
@@ -268,6 +273,10 @@ inline float __uint_as_float(unsigned bits) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline unsigned __float2uint_rn(float x) {  // out of range: the nearest number; NaN: 0
+  if (!(x > 0)) return 0;
+  return x < 4294967296.0f ? static_cast<unsigned>(std::rint(x)) : 0xffffffffu;
+}
 
 inline constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
 inline constexpr int cudaFuncAttributeNonPortableClusterSizeAllowed = 9;

@@ -145,4 +145,9 @@ const char* emulation_softmax_critic_loss(const jdm_fast::SoftmaxCriticLossShape
   return guarded([&] { jdm_fast::softmax_critic_loss_cuda(*shape, *args, workspace, multiprocessors, stream); });
 }
 
+const char* emulation_softmax_critic_loss_backward(const jdm_fast::SoftmaxCriticLossShape* shape,
+                                                   const jdm_fast::SoftmaxCriticLossBackwardArgs* args, void* stream) {
+  return guarded([&] { jdm_fast::softmax_critic_loss_backward_cuda(*shape, *args, stream); });
+}
+
 }  // extern "C"

@@ -20,7 +20,7 @@ void launch_frames(const FramesToUint8Shape& shape, const T* x, uint8_t* y, void
   constexpr int kVector = kVectorElements<T>;
   constexpr bool kVectorised = !std::is_same_v<T, double>;
   const int64_t pixels = shape.batch * shape.pixels;
-  const bool aligned = kVectorised && vector_aligned(x) && reinterpret_cast<uintptr_t>(y) % sizeof(unsigned) == 0;
+  const bool aligned = kVectorised && vector_aligned(x, y);
   if (shape.channels_last || shape.channels == 1) {
     const int64_t count = pixels * shape.channels;
     if constexpr (kVectorised) {

@@ -2,7 +2,7 @@
 // cuda/instance_norm_planes.cuh ([N, C, H*W]) and cuda/instance_norm_channels.cuh ([N, H*W, C]).
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/reductions.cuh"
 
 namespace jdm_fast::cuda {
 

@@ -30,9 +30,14 @@ struct PartPlan {
 
 // Threads of the group that holds a whole plane of this many vectors, or 0 if none does.
 int resident_threads(int64_t vectors, int vector) {
-  if (vector == 1) return vectors <= 256 * kBetweenVectors ? 256 : 0;
-  for (const int threads : {32, 128, 512}) {
-    if (vectors <= threads * kBetweenVectors) return threads;
+  if (vector == 1) {
+    for (const int threads : {32, 256}) {
+      if (vectors <= threads * kBetweenVectors<1>) return threads;
+    }
+    return 0;
+  }
+  for (const int threads : {32, 128, 256, 512}) {
+    if (vectors <= threads * kBetweenVectors<8>) return threads;
   }
   return 0;
 }
@@ -42,7 +47,7 @@ PartPlan part_plan(const InterpolateInstanceNormShape& shape, int vector, int mu
   const bool fits = resident_threads(vectors, vector) != 0;
   if (fits && (units >= multiprocessors || vectors <= 2 * kPartThreads)) return {1, shape.pixels};
   // Full parts, unless that leaves multiprocessors idle.
-  int64_t passes = kBetweenVectors;
+  int64_t passes = vector == 1 ? kBetweenVectors<1> : kBetweenVectors<8>;
   while (passes > 1 && units * ceil_divide(vectors, passes * kPartThreads) < 2 * multiprocessors) passes /= 2;
   const int64_t chunk = passes * kPartThreads * vector;
   return {static_cast<int>(ceil_divide(shape.pixels, chunk)), chunk};
@@ -76,20 +81,20 @@ void launch_resident(const Between<T>& args, void* stream) {
 template <typename T, int kVector>
 void launch_planes(const Between<T>& args, const PartPlan& plan, void* workspace, void* stream) {
   if (plan.splits == 1 && plan.chunk == args.pixels) {
-    if constexpr (kVector == 1) {
-      return launch_resident<T, 256, 1>(args, stream);
-    } else {
-      const int threads = resident_threads(args.pixels / kVector, kVector);
-      if (threads == 32) return launch_resident<T, 32, kVector>(args, stream);
+    const int threads = resident_threads(args.pixels / kVector, kVector);
+    if (threads == 32) return launch_resident<T, 32, kVector>(args, stream);
+    if constexpr (kVector > 1) {
       if (threads == 128) return launch_resident<T, 128, kVector>(args, stream);
-      return launch_resident<T, 512, kVector>(args, stream);
+      if (threads == 512) return launch_resident<T, 512, kVector>(args, stream);
     }
+    return launch_resident<T, 256, kVector>(args, stream);
   }
   auto* const partials = static_cast<PairMoments<Accumulator<T>>*>(workspace);
   const unsigned grid = grid_size(args.pairs * args.channels * plan.splits);
   JDM_LAUNCH((planes_pair_moments<T, kPartThreads, kVector>), grid, kPartThreads, 0, stream)
   (args, partials, plan.splits, plan.chunk);
-  JDM_LAUNCH((planes_between_parts<T, kPartThreads, kVector>), grid, kPartThreads, 0, stream)
+  JDM_LAUNCH_WITH((planes_between_parts<T, kPartThreads, kVector>), (LaunchOptions{1, true}), grid, kPartThreads, 0,
+                  stream)
   (args, partials, plan.splits, plan.chunk);
 }
 
@@ -102,10 +107,11 @@ void launch_channels(const Between<T>& args, const TileLayout& layout, void* wor
   const BetweenConstants<A> constants{means, means + 2 * args.pairs * args.channels};
   const unsigned grid = grid_size(args.pairs * layout.tiles * layout.splits);
   JDM_LAUNCH((channels_pair_moments<T, kVector>), grid, kTileThreads, 0, stream)(args, partials, layout);
-  JDM_LAUNCH((channels_between_scales<T>), grid_size(args.pairs * ceil_divide(args.channels, 32)), kScaleThreads, 0,
-             stream)
+  JDM_LAUNCH_WITH((channels_between_scales<T>), (LaunchOptions{1, true}),
+                  grid_size(args.pairs * ceil_divide(args.channels, 32)), kScaleThreads, 0, stream)
   (args, partials, layout.splits, constants);
-  JDM_LAUNCH((channels_between<T, kVector>), grid, kTileThreads, 0, stream)(args, constants, layout);
+  JDM_LAUNCH_WITH((channels_between<T, kVector>), (LaunchOptions{1, true}), grid, kTileThreads, 0, stream)
+  (args, constants, layout);
 }
 
 template <typename T>

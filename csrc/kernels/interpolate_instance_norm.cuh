@@ -3,7 +3,7 @@
 // C]).
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/reductions.cuh"
 
 namespace jdm_fast::cuda {
 

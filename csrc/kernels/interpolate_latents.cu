@@ -11,12 +11,20 @@ namespace {
 // Blocks beyond which longer ranges, which read less, are worth more than more blocks: several for each multiprocessor
 // of the largest GPUs.
 constexpr int64_t kEnoughBlocks = 2048;
+// Backward a range also reads the frames before its first key, and a thread has several frames under way: ranges of at
+// least so many keys, where that leaves so many blocks.
+constexpr int64_t kBackwardKeys = 4;
+constexpr int64_t kEnoughBackwardBlocks = 256;
 
 // Sizes and grid for threads of `vector` elements.
-InterpolateSizes make_sizes(const InterpolateLatentsShape& shape, int vector) {
+InterpolateSizes make_sizes(const InterpolateLatentsShape& shape, int vector, bool backward) {
   const int64_t blocks = ceil_divide(shape.elements, int64_t{kInterpolateThreads} * vector);
   const int64_t wanted_chunks = std::min(shape.keys, ceil_divide(kEnoughBlocks, shape.sequences * blocks));
-  const int64_t chunk = ceil_divide(shape.keys, wanted_chunks);
+  int64_t chunk = ceil_divide(shape.keys, wanted_chunks);
+  if (backward && chunk < kBackwardKeys &&
+      shape.sequences * blocks * ceil_divide(shape.keys, kBackwardKeys) >= kEnoughBackwardBlocks) {
+    chunk = std::min(shape.keys, kBackwardKeys);
+  }
   return {shape.keys, shape.steps, shape.elements, chunk, ceil_divide(shape.keys, chunk), blocks};
 }
 
@@ -64,14 +72,15 @@ template <typename T, int kVector>
 void launch_slerp_backward(const InterpolateLatentsShape& shape, const T* dy, const T* z, const Accumulator<T>* weights,
                            void* workspace, T* dz, void* stream) {
   using A = Accumulator<T>;
-  const InterpolateSizes sizes = make_sizes(shape, kVector);
+  const InterpolateSizes sizes = make_sizes(shape, kVector, /*backward=*/true);
   A* const partials = reinterpret_cast<A*>(static_cast<char*>(workspace) + linear_bytes(shape));
   A* linear = static_cast<A*>(workspace);
   if constexpr (std::is_same_v<T, A>) linear = dz;
   JDM_LAUNCH((interpolate_backward<T, kVector, true>), grid_of(shape, sizes), kInterpolateThreads, 0, stream)
   (dy, linear, SlerpGradient<T>{z, weights, partials}, sizes);
   const int64_t blocks = ceil_divide(shape.elements, int64_t{kSlerpThreads} * kSlerpVectors * kVector);
-  JDM_LAUNCH((slerp_finish<T, kVector>), grid_size(shape.sequences * shape.keys * blocks), kSlerpThreads, 0, stream)
+  JDM_LAUNCH_WITH((slerp_finish<T, kVector>), (LaunchOptions{1, true}),
+                  grid_size(shape.sequences * shape.keys * blocks), kSlerpThreads, 0, stream)
   (linear, z, weights, partials, dz, SlerpFinishSizes{shape.keys, shape.steps, shape.elements, sizes.blocks, blocks});
 }
 
@@ -84,9 +93,9 @@ void interpolate_latents_forward_cuda(const InterpolateLatentsShape& shape, cons
   const auto launch = [&](auto tag, auto vector) {
     using T = typename decltype(tag)::type;
     constexpr int kVector = decltype(vector)::value;
-    const cuda::InterpolateSizes sizes = cuda::make_sizes(shape, kVector);
-    JDM_LAUNCH((cuda::interpolate_forward<T, kVector>), cuda::grid_of(shape, sizes), cuda::kInterpolateThreads, 0,
-               stream)
+    const cuda::InterpolateSizes sizes = cuda::make_sizes(shape, kVector, /*backward=*/false);
+    JDM_LAUNCH_WITH((cuda::interpolate_forward<T, kVector>), (cuda::LaunchOptions{1, weights != nullptr}),
+                    cuda::grid_of(shape, sizes), cuda::kInterpolateThreads, 0, stream)
     (static_cast<const T*>(z), static_cast<const Accumulator<T>*>(weights), static_cast<T*>(y), sizes);
   };
   cuda::visit(shape, launch, z, y);
@@ -97,7 +106,7 @@ void interpolate_latents_backward_cuda(const InterpolateLatentsShape& shape, con
   const auto launch = [&](auto tag, auto vector) {
     using T = typename decltype(tag)::type;
     constexpr int kVector = decltype(vector)::value;
-    const cuda::InterpolateSizes sizes = cuda::make_sizes(shape, kVector);
+    const cuda::InterpolateSizes sizes = cuda::make_sizes(shape, kVector, /*backward=*/true);
     JDM_LAUNCH((cuda::interpolate_backward<T, kVector, false>), cuda::grid_of(shape, sizes), cuda::kInterpolateThreads,
                0, stream)
     (static_cast<const T*>(dy), static_cast<T*>(dz), cuda::SlerpGradient<T>{}, sizes);
@@ -123,8 +132,8 @@ void slerp_weights_cuda(const InterpolateLatentsShape& shape, const void* z, voi
     JDM_LAUNCH((cuda::slerp_products<T, kVector>), cuda::grid_size(shape.sequences * shape.keys * sizes.pieces),
                cuda::kSlerpThreads, 0, stream)
     (static_cast<const T*>(z), partials, sizes);
-    JDM_LAUNCH((cuda::slerp_weights<A>), cuda::grid_size(shape.sequences * (shape.keys - 1)), cuda::kSlerpThreads, 0,
-               stream)
+    JDM_LAUNCH_WITH((cuda::slerp_weights<A>), (cuda::LaunchOptions{1, true}),
+                    cuda::grid_size(shape.sequences * (shape.keys - 1)), cuda::kSlerpThreads, 0, stream)
     (partials, static_cast<A*>(weights), shape.keys, shape.steps, sizes.pieces);
   };
   cuda::visit(shape, launch, z);
@@ -132,7 +141,7 @@ void slerp_weights_cuda(const InterpolateLatentsShape& shape, const void* z, voi
 
 size_t slerp_backward_workspace_cuda(const InterpolateLatentsShape& shape) {
   if (cuda::is_empty(shape)) return 0;
-  const int64_t partials = shape.sequences * (shape.keys - 1) * cuda::make_sizes(shape, 1).blocks;
+  const int64_t partials = shape.sequences * (shape.keys - 1) * cuda::make_sizes(shape, 1, /*backward=*/true).blocks;
   return cuda::linear_bytes(shape) + static_cast<size_t>(partials * accumulator_size(shape.dtype));
 }
 

@@ -3,7 +3,7 @@
 // once. The kernels of slerp's angles are in cuda/slerp.cuh.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/reductions.cuh"
 #include "cuda/slerp.cuh"
 
 namespace jdm_fast::cuda {
@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(kInterpolateThreads)
                         T* y,                           // [B, (T-1)*n + 1, E]
                         InterpolateSizes sizes) {
   using A = Accumulator<T>;
+  if (weights != nullptr) wait_for_predecessor();  // which writes them
   const InterpolateRange<kVector> range(sizes);
   if (!range.active) return;
   const int64_t intervals = sizes.keys - 1;
@@ -105,6 +106,8 @@ __global__ void __launch_bounds__(kInterpolateThreads)
                          std::conditional_t<kSlerp, Accumulator<T>, T>* dz,  // [B, T, E]
                          SlerpGradient<T> slerp, InterpolateSizes sizes) {
   using A = Accumulator<T>;
+  constexpr int kAhead = kSlerp && kVector > 1 ? 2 : 4;  // frames under way at once
+  if constexpr (kSlerp) release_dependents();
   const InterpolateRange<kVector> range(sizes);
   if (!kSlerp && !range.active) return;
   const int64_t intervals = sizes.keys - 1;
@@ -115,23 +118,36 @@ __global__ void __launch_bounds__(kInterpolateThreads)
     const bool owned = key >= range.first;
     A dot = A(0);  // this thread's part of <dy, dy/dw>
     if (range.active) {
-      const T* frame = frames + key * sizes.steps * sizes.elements;
-      A own[kVector], after[kVector] = {};
-      unpack(load<kVector>(frame), own);  // the key's own frame is a copy
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) own[e] += before[e];
-      if (key < intervals) {
-        const A* const gap = kSlerp ? rows_of_gap(slerp.weights, sizes, range.sequence, key) : nullptr;
-        A from[kVector], to[kVector];
-        if constexpr (kSlerp) {
+      const int64_t count = key < intervals ? sizes.steps : 1;  // the key's own frame and those up to the next key
+      const A* const gap = kSlerp && key < intervals ? rows_of_gap(slerp.weights, sizes, range.sequence, key) : nullptr;
+      A own[kVector], after[kVector] = {}, from[kVector] = {}, to[kVector] = {};
+      if constexpr (kSlerp) {
+        if (key < intervals) {
           unpack(load<kVector>(slerp.z + first_key + key * sizes.elements), from);
           unpack(load<kVector>(slerp.z + first_key + (key + 1) * sizes.elements), to);
         }
-        for (int64_t k = 1; k < sizes.steps; ++k) {
-          const FrameWeights<A> weight(gap, k, sizes.steps);
-          frame += sizes.elements;
+      }
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) own[e] = before[e];
+      const T* frame = frames + key * sizes.steps * sizes.elements;
+      for (int64_t first = 0; first < count; first += kAhead) {
+        Packed<T, kVector> ahead[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i, frame += sizes.elements) {
+          if (first + i < count) ahead[i] = load<kVector>(frame);
+        }
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          const int64_t k = first + i;
+          if (k >= count) break;
           A gradient[kVector];
-          unpack(load<kVector>(frame), gradient);
+          unpack(ahead[i], gradient);
+          if (k == 0) {  // a copy
+#pragma unroll
+            for (int e = 0; e < kVector; ++e) own[e] += gradient[e];
+            continue;
+          }
+          const FrameWeights<A> weight(gap, k, sizes.steps);
 #pragma unroll
           for (int e = 0; e < kVector; ++e) {
             own[e] += weight.before * gradient[e];

@@ -18,18 +18,26 @@ constexpr int64_t kCriticBlocksPerMultiprocessor = 4;
 
 CriticPlan critic_plan(const SoftmaxCriticLossShape& shape, int multiprocessors) {
   if (shape.samples == 0 || shape.pixels == 0) return {0, 0};
-  const int64_t wanted = std::min(ceil_divide(shape.pixels, kMinCriticChunk),
+  // Of a tile that passes through shared memory nothing overlaps within its block: rather more blocks.
+  const int64_t least = shape.channels_last ? kMinCriticChunk / 2 : kMinCriticChunk;
+  const int64_t wanted = std::min(ceil_divide(shape.pixels, least),
                                   ceil_divide(kCriticBlocksPerMultiprocessor * multiprocessors, shape.samples));
-  const int64_t chunk = ceil_divide(ceil_divide(shape.pixels, wanted), kMinCriticChunk) * kMinCriticChunk;
+  const int64_t chunk = ceil_divide(ceil_divide(shape.pixels, wanted), least) * least;
   return {static_cast<int>(ceil_divide(shape.pixels, chunk)), chunk};
+}
+
+template <typename T, int kVector, int kClasses>
+void launch_tiles(const SoftmaxCriticLossShape& shape, const CriticLoss<T>& args, void* stream) {
+  const size_t tile_bytes = kCriticTilePixels<T, kClasses> * sizeof(T) * static_cast<size_t>(shape.classes);
+  JDM_LAUNCH((critic_loss_channels<T, kVector, kClasses>), grid_size(shape.samples * args.chunks),
+             kCriticTileThreads<kClasses>, tile_bytes, stream)
+  (args);
 }
 
 template <typename T, int kVector>
 void launch_channels(const SoftmaxCriticLossShape& shape, const CriticLoss<T>& args, void* stream) {
-  const size_t tile_bytes = kCriticTilePixels<T> * sizeof(T) * static_cast<size_t>(shape.classes);
-  JDM_LAUNCH((critic_loss_channels<T, kVector>), grid_size(shape.samples * args.chunks), kCriticTileThreads, tile_bytes,
-             stream)
-  (args);
+  shape.classes > kRegisterClasses ? launch_tiles<T, kVector, 0>(shape, args, stream)
+                                   : launch_tiles<T, kVector, kRegisterClasses>(shape, args, stream);
 }
 
 template <typename T, int kVector, int kClasses>
@@ -76,9 +84,33 @@ void launch_all(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossArgs
                                      static_cast<int>(shape.classes),
                                      static_cast<int>(shape.sources)};
   if (plan.chunks > 0) launch_loss<T>(shape, device_args, stream);
-  JDM_LAUNCH((critic_loss_finish<A>), 1, kFinishThreads, 0, stream)
+  JDM_LAUNCH_WITH((critic_loss_finish<A>), (LaunchOptions{1, plan.chunks > 0}), 1, kFinishThreads, 0, stream)
   (device_args.partials, args.source, shape.samples, plan.chunks, device_args.sources, shape.pixels,
    static_cast<A*>(args.loss), static_cast<A*>(args.source_loss), static_cast<A*>(args.source_accuracy));
+}
+
+template <typename T, int kVector>
+void launch_scale(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossBackwardArgs& args, int64_t samples,
+                  int64_t size, void* stream) {
+  using A = Accumulator<T>;
+  const int64_t chunks = ceil_divide(size, int64_t{kScaleVectors} * kCriticThreads * kVector);
+  JDM_LAUNCH((critic_loss_scale<T, kVector>), grid_size(samples * chunks), kCriticThreads, 0, stream)
+  (static_cast<const T*>(args.dlogits), args.source, static_cast<const A*>(args.d_loss),
+   static_cast<const A*>(args.d_source_loss), static_cast<T*>(args.result), size, static_cast<unsigned>(chunks),
+   static_cast<int>(shape.sources));
+}
+
+template <typename T>
+void launch_backward(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossBackwardArgs& args, void* stream) {
+  const int64_t size = shape.classes * shape.pixels;
+  const bool aligned = vector_aligned(args.dlogits, args.result);
+  constexpr int kVector = std::is_same_v<T, double> ? 1 : kVectorElements<T>;
+  if (args.d_source_loss == nullptr) {  // one factor for all: as one sample, whose end alone may be no whole vector
+    return aligned ? launch_scale<T, kVector>(shape, args, 1, shape.samples * size, stream)
+                   : launch_scale<T, 1>(shape, args, 1, shape.samples * size, stream);
+  }
+  aligned&& size % kVector == 0 ? launch_scale<T, kVector>(shape, args, shape.samples, size, stream)
+                                : launch_scale<T, 1>(shape, args, shape.samples, size, stream);
 }
 
 }  // namespace
@@ -96,6 +128,12 @@ void softmax_critic_loss_cuda(const SoftmaxCriticLossShape& shape, const Softmax
     using T = typename decltype(tag)::type;
     cuda::launch_all<T>(shape, args, plan, workspace, stream);
   });
+}
+
+void softmax_critic_loss_backward_cuda(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossBackwardArgs& args,
+                                       void* stream) {
+  if (shape.samples == 0 || shape.pixels == 0) return;
+  visit_dtype(shape.dtype, [&](auto tag) { cuda::launch_backward<typename decltype(tag)::type>(shape, args, stream); });
 }
 
 }  // namespace jdm_fast

@@ -28,10 +28,23 @@ struct SoftmaxCriticLossArgs {
   void* dlogits;          // like logits, or nullptr: not wanted
 };
 
+struct SoftmaxCriticLossBackwardArgs {
+  const void* dlogits;        // as softmax_critic_loss leaves it
+  const int64_t* source;      // [M]
+  const void* d_loss;         // [1] accumulator type, or nullptr: 0
+  const void* d_source_loss;  // [S] accumulator type, or nullptr: 0
+  void* result;               // like dlogits: dlogits * (d_loss + d_source_loss[source])
+};
+
 void softmax_critic_loss_cpu(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossArgs& args, int num_threads);
+// The gradient of the logits for those of loss and source_loss. An unknown source makes that of its sample NaN.
+void softmax_critic_loss_backward_cpu(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossBackwardArgs& args,
+                                      int num_threads);
 
 size_t softmax_critic_loss_workspace_cuda(const SoftmaxCriticLossShape& shape, int multiprocessors);
 void softmax_critic_loss_cuda(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossArgs& args, void* workspace,
                               int multiprocessors, void* stream);
+void softmax_critic_loss_backward_cuda(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossBackwardArgs& args,
+                                       void* stream);
 
 }  // namespace jdm_fast

@@ -70,11 +70,44 @@ void softmax_critic_loss_as(const SoftmaxCriticLossShape& shape, const SoftmaxCr
   *static_cast<A*>(args.loss) = static_cast<A>(loss);
 }
 
+template <typename T>
+void softmax_critic_loss_backward_as(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossBackwardArgs& args,
+                                     int num_threads) {
+  using A = Accumulator<T>;
+  constexpr int64_t kElements = 8 * kPiece;
+  const auto scale_piece = JDM_FOR_CURRENT_LEVEL(scale_piece<T>);
+  const auto* const d_loss = static_cast<const A*>(args.d_loss);
+  const auto* const d_source_loss = static_cast<const A*>(args.d_source_loss);
+  const int64_t size = shape.classes * shape.pixels, pieces = (size + kElements - 1) / kElements;
+  const auto factor = [&](int64_t m) {
+    A scale = d_loss != nullptr ? *d_loss : A(0);
+    if (d_source_loss == nullptr) return scale;
+    const int64_t source = args.source[m];
+    const bool valid = 0 <= source && source < shape.sources;
+    return scale + (valid ? d_source_loss[source] : std::numeric_limits<A>::quiet_NaN());
+  };
+  parallel_ranges(shape.samples * pieces, useful_threads(shape.samples * size, num_threads),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t i = begin; i < end; ++i) {
+                      const int64_t m = i / pieces, first = i % pieces * kElements, at = m * size + first;
+                      scale_piece(static_cast<const T*>(args.dlogits) + at, static_cast<T*>(args.result) + at,
+                                  std::min(kElements, size - first), factor(m));
+                    }
+                  });
+}
+
 }  // namespace
 
 void softmax_critic_loss_cpu(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossArgs& args, int num_threads) {
   visit_dtype(shape.dtype,
               [&](auto tag) { softmax_critic_loss_as<typename decltype(tag)::type>(shape, args, num_threads); });
+}
+
+void softmax_critic_loss_backward_cpu(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossBackwardArgs& args,
+                                      int num_threads) {
+  visit_dtype(shape.dtype, [&](auto tag) {
+    softmax_critic_loss_backward_as<typename decltype(tag)::type>(shape, args, num_threads);
+  });
 }
 
 }  // namespace jdm_fast

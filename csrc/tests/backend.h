@@ -159,6 +159,11 @@ inline void softmax_critic_loss(const SoftmaxCriticLossShape& shape, const Softm
   softmax_critic_loss_cuda(shape, args, workspace, multiprocessors(), nullptr);
   check_launch();
 }
+inline void softmax_critic_loss_backward(const SoftmaxCriticLossShape& shape,
+                                         const SoftmaxCriticLossBackwardArgs& args) {
+  softmax_critic_loss_backward_cuda(shape, args, nullptr);
+  check_launch();
+}
 
 #else
 
@@ -191,6 +196,10 @@ inline void frames_to_uint8(const FramesToUint8Shape& shape, const void* x, uint
 }
 inline void softmax_critic_loss(const SoftmaxCriticLossShape& shape, const SoftmaxCriticLossArgs& args) {
   softmax_critic_loss_cpu(shape, args, num_threads());
+}
+inline void softmax_critic_loss_backward(const SoftmaxCriticLossShape& shape,
+                                         const SoftmaxCriticLossBackwardArgs& args) {
+  softmax_critic_loss_backward_cpu(shape, args, num_threads());
 }
 
 #endif

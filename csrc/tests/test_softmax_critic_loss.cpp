@@ -75,6 +75,31 @@ void test_one(const Case& size, DType dtype, bool channels_last, bool wants_grad
   }
 }
 
+void test_backward(const Case& size, DType dtype, bool with_loss, bool with_sources) {
+  const auto [samples, classes, pixels, sources, largest] = size;
+  Report::get().begin_case("backward M=%ld K=%ld pixels=%ld S=%ld %s loss=%d sources=%d", static_cast<long>(samples),
+                           static_cast<long>(classes), static_cast<long>(pixels), static_cast<long>(sources),
+                           name(dtype), with_loss, with_sources);
+  const DType sums = accumulator(dtype);
+  const int64_t each = classes * pixels, count = samples * each;
+  const std::vector<double> dlogits = Random(static_cast<uint64_t>(count) + 12).values(count, dtype, -largest, largest);
+  const std::vector<double> factor = Random(13).values(sources, sums, -2, 2), loss = {0.625};
+  std::vector<int64_t> source(static_cast<size_t>(samples));
+  std::vector<double> expected(static_cast<size_t>(count));
+  for (int64_t m = 0; m < samples; ++m) {
+    source[m] = (m * 3 + 1) % sources;
+    const double scale = (with_loss ? loss[0] : 0) + (with_sources ? factor[source[m]] : 0);
+    for (int64_t i = m * each; i < (m + 1) * each; ++i) expected[i] = scale * dlogits[i];
+  }
+  const Array dlogits_in("dlogits", dtype, dlogits), source_in = Array::of<int64_t>("source", source);
+  const Array loss_in("d_loss", sums, loss), factor_in("d_source_loss", sums, factor), result("result", dtype, count);
+  backend::softmax_critic_loss_backward(
+      {samples, classes, pixels, sources, false, dtype},
+      {dlogits_in.data(), static_cast<const int64_t*>(source_in.data()), with_loss ? loss_in.data() : nullptr,
+       with_sources ? factor_in.data() : nullptr, result.data()});
+  expect_close(result, expected, tolerance(dtype));
+}
+
 }  // namespace
 }  // namespace jdm_fast::test
 
@@ -85,6 +110,9 @@ int main() {
       for (const bool channels_last : {false, true}) {
         for (const bool wants_gradient : {true, false}) test_one(size, dtype, channels_last, wants_gradient);
       }
+      test_backward(size, dtype, true, false);
+      test_backward(size, dtype, false, true);
+      test_backward(size, dtype, true, true);
     }
   }
   return Report::get().verdict("softmax_critic_loss");

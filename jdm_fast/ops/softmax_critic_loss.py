@@ -1,8 +1,9 @@
 """Loss of a K-way softmax patch critic, with its gradient, in one reading of the logits (eq. 11 of the JointGAN paper).
 
 ``jdm_fast::softmax_critic_loss`` returns (loss, source_loss, source_accuracy, dlogits). dlogits = d loss / d logits is
-computed along with the loss if ``needs_grad`` says so. It is kept for the backward pass, which only scales it, and it
-is itself a differentiable output, so that autograd finds the second derivative through it.
+computed along with the loss if ``needs_grad`` says so. It is kept for the backward pass, which only scales it
+(``jdm_fast::softmax_critic_loss_backward``). It is itself a differentiable output, so that autograd finds the second
+derivative through it; where one may be asked for, plain PyTorch does the scaling.
 
 Autocast leaves it alone: logits of any floating dtype, sums and losses float32 (float64 for float64). The public
 function reads float16 logits as float32, so that a loss scaler (torch.amp.GradScaler) can do its work.
@@ -27,6 +28,10 @@ _library.define(
     " -> (Tensor loss, Tensor source_loss, Tensor source_accuracy, Tensor dlogits)"
 )
 _op = torch.ops.jdm_fast.softmax_critic_loss.default
+_library.define(
+    "softmax_critic_loss_backward(Tensor dlogits, Tensor source, Tensor? d_loss, Tensor? d_source_loss) -> Tensor"
+)
+_backward_op = torch.ops.jdm_fast.softmax_critic_loss_backward.default
 
 
 def softmax_critic_loss(logits: Tensor, source: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,10 +128,48 @@ def _reference(
     return *losses, dlogits.to(logits.dtype, memory_format=suggest_memory_format(logits))
 
 
+def _check_backward(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> None:
+    op = "softmax_critic_loss_backward"
+    if dlogits.dtype not in DTYPES:
+        raise TypeError(f"{op}: dlogits must be float32, float16, bfloat16 or float64, got {dlogits.dtype}")
+    if dlogits.dim() != 4:
+        raise ValueError(f"{op}: dlogits must be [M, K, h, w], got {list(dlogits.shape)}")
+    if source.dim() != 1 or source.shape[0] != dlogits.shape[0]:
+        raise ValueError(f"{op}: source must be [{dlogits.shape[0]}], one index a sample, got {list(source.shape)}")
+    if source.dtype != torch.int64:
+        raise TypeError(f"{op}: source must be int64, got {source.dtype}")
+    if d_loss is None and d_source_loss is None:
+        raise ValueError(f"{op}: d_loss or d_source_loss must be given, got neither")
+    for name, factor, dim in (("d_loss", d_loss, 0), ("d_source_loss", d_source_loss, 1)):
+        if factor is None:
+            continue
+        if factor.dim() != dim:
+            raise ValueError(f"{op}: {name} must have {dim} dimensions, got {list(factor.shape)}")
+        if factor.dtype != accumulation_dtype(dlogits.dtype):
+            raise TypeError(f"{op}: {name} must be {accumulation_dtype(dlogits.dtype)}, got {factor.dtype}")
+    for name, tensor in (("source", source), ("d_loss", d_loss), ("d_source_loss", d_source_loss)):
+        if tensor is not None and tensor.device != dlogits.device:
+            raise ValueError(f"{op}: {name} must be on {dlogits.device} like dlogits, got {tensor.device}")
+
+
+def _backward_reference(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> Tensor:
+    _check_backward(dlogits, source, d_loss, d_source_loss)
+    return _scaled(dlogits, source, d_loss, d_source_loss)
+
+
+def _scaled(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> Tensor:
+    """``dlogits * (d_loss + d_source_loss[source])``, at least one of which is given, in the dtype of dlogits."""
+    scale = d_loss if d_source_loss is None else d_source_loss[source].view(-1, 1, 1, 1)
+    if d_loss is not None and d_source_loss is not None:
+        scale = scale + d_loss
+    return (dlogits * scale).to(dlogits.dtype)
+
+
 _library.register_reference("softmax_critic_loss", _reference)
+_library.register_reference("softmax_critic_loss_backward", _backward_reference)
 
 
-# ---- fake
+# ---- fakes
 
 
 @torch.library.register_fake("jdm_fast::softmax_critic_loss")
@@ -138,6 +181,12 @@ def _fake(logits: Tensor, source: Tensor, num_sources: int, needs_grad: bool) ->
         torch.empty_like(logits, memory_format=suggest_memory_format(logits)) if needs_grad else logits.new_empty(0)
     )
     return loss, source_loss, torch.empty_like(source_loss), dlogits
+
+
+@torch.library.register_fake("jdm_fast::softmax_critic_loss_backward")
+def _backward_fake(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> Tensor:
+    _check_backward(dlogits, source, d_loss, d_source_loss)
+    return torch.empty_like(dlogits, memory_format=suggest_memory_format(dlogits))
 
 
 # ---- derivatives
@@ -171,14 +220,6 @@ def _derivative(
     return sum(terms[1:], terms[0]) if terms else None, None, None, None
 
 
-def _scaled(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> Tensor:
-    """``dlogits * (d_loss + d_source_loss[source])``, at least one of which is given, in the dtype of dlogits."""
-    scale = d_loss if d_source_loss is None else d_source_loss[source].view(-1, 1, 1, 1)
-    if d_loss is not None and d_source_loss is not None:
-        scale = scale + d_loss
-    return (dlogits * scale).to(dlogits.dtype)
-
-
 class _EagerSoftmaxCriticLoss(torch.autograd.Function):
     """The op with its derivative, called without the dispatcher's detour through torch.library's Python autograd.
 
@@ -204,7 +245,9 @@ class _EagerSoftmaxCriticLoss(torch.autograd.Function):
         logits, source, dlogits = ctx.saved_tensors
         if torch.is_grad_enabled():
             dlogits = _op(logits, source, ctx.num_sources, True)[3]
-        return _scaled(dlogits, source, d_loss, d_source_loss), None, None
+            return _scaled(dlogits, source, d_loss, d_source_loss), None, None
+        with _library.below_autograd():
+            return _backward_op(dlogits, source, d_loss, d_source_loss), None, None
 
 
 def _hessian_product(logits: Tensor, source: Tensor, num_sources: int, u: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ constexpr int kThreads = 64;
 // ---------------------------------------------------------------------------------------------------------------------
 // Right.
 
-__global__ void primitives(int* out) {  // [warp operations][thread]
+__global__ void primitives(int* out) {  // [operations][thread]
   const int t = threadIdx.x;
   const unsigned full = 0xffffffffu;
   out[0 * kThreads + t] = __shfl_xor_sync(full, t, 5);
@@ -34,6 +34,8 @@ __global__ void primitives(int* out) {  // [warp operations][thread]
     __syncwarp(0xffff0000u);
     out[8 * kThreads + t] = static_cast<int>(__ballot_sync(0xffff0000u, t & 1));
   }
+  out[9 * kThreads + t] = __syncthreads_count(t % 5 == 0);
+  out[10 * kThreads + t] = __syncthreads_count(t < 2 ? 7 : 0);  // begins at zero again
 }
 
 __global__ void atomics(int* i, unsigned* u, float* f, double* d) {
@@ -333,7 +335,7 @@ using Program = std::function<std::string()>;
 const std::map<std::string, Program> kPrograms = {
     {"primitives",
      [] {
-       Memory<int> out(9 * kThreads);
+       Memory<int> out(11 * kThreads);
        JDM_LAUNCH(primitives, 1, kThreads, 0, nullptr)(out);
        return text<int>(out, out.count);
      }},

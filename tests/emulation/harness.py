@@ -132,6 +132,10 @@ class CriticArgs(ctypes.Structure):
     ]
 
 
+class CriticBackwardArgs(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("dlogits", "source", "d_loss", "d_source_loss", "result")]
+
+
 def kernels_of(library: Path, headers: Sequence[str]) -> set[str]:
     """Every kernel that ``library`` holds and that is defined in ``csrc/kernels/<header>``, with template arguments."""
     names: set[str] = set()
@@ -361,13 +365,14 @@ class EmulatedGpu:
         parameters = [None if p is None else Guarded.of(p.to(a)) for p in (weight, bias)]
         workspace = self._workspace("interpolate_instance_norm", ctypes.byref(shape), multiprocessors)
         args = BetweenArgs(stored.pointer, places.pointer, *map(pointer, parameters), y.pointer)
-        self._call(
-            "interpolate_instance_norm",
-            ctypes.byref(shape),
-            ctypes.byref(args),
-            workspace.pointer,
-            ctypes.c_int(multiprocessors),
-        )
+        with self._watching(u=stored, y=y):
+            self._call(
+                "interpolate_instance_norm",
+                ctypes.byref(shape),
+                ctypes.byref(args),
+                workspace.pointer,
+                ctypes.c_int(multiprocessors),
+            )
         for guarded in (y, workspace):
             guarded.check()
         return from_memory_order(y.tensor, channels_last)
@@ -378,7 +383,8 @@ class EmulatedGpu:
         shape = InterpolateShape(batch, keys, n, elements, DTYPES.index(z.dtype))
         y = Guarded((batch, (keys - 1) * n + 1, elements), z.dtype, offset)
         inputs = Guarded.of(z, offset), None if weights is None else Guarded.of(weights)
-        self._call("interpolate_latents_forward", ctypes.byref(shape), *map(pointer, inputs), y.pointer)
+        with self._watching(z=inputs[0], y=y):
+            self._call("interpolate_latents_forward", ctypes.byref(shape), *map(pointer, inputs), y.pointer)
         y.check()
         return y.tensor
 
@@ -387,7 +393,8 @@ class EmulatedGpu:
         batch, _, elements = dy.shape
         shape = InterpolateShape(batch, keys, n, elements, DTYPES.index(dy.dtype))
         dz, gradient = Guarded((batch, keys, elements), dy.dtype, offset), Guarded.of(dy, offset)
-        self._call("interpolate_latents_backward", ctypes.byref(shape), gradient.pointer, dz.pointer)
+        with self._watching(dy=gradient, dz=dz):
+            self._call("interpolate_latents_backward", ctypes.byref(shape), gradient.pointer, dz.pointer)
         dz.check()
         return dz.tensor
 
@@ -420,7 +427,8 @@ class EmulatedGpu:
         shape = FramesShape(n, c, h * w, channels_last, DTYPES.index(x.dtype), tanh)
         y = Guarded((n, h, w, c), torch.uint8, offsets[1])
         stored = Guarded.of(in_memory_order(x, channels_last), offsets[0])
-        self._call("frames_to_uint8", ctypes.byref(shape), stored.pointer, y.pointer)
+        with self._watching(x=stored, y=y):
+            self._call("frames_to_uint8", ctypes.byref(shape), stored.pointer, y.pointer)
         y.check()
         return y.tensor
 
@@ -445,18 +453,42 @@ class EmulatedGpu:
         dlogits = Guarded(stored.tensor.shape, logits.dtype, offset) if needs_grad else None
         workspace = self._workspace("softmax_critic_loss", ctypes.byref(shape), multiprocessors)
         args = CriticArgs(stored.pointer, index.pointer, *map(pointer, results), pointer(dlogits))
-        self._call(
-            "softmax_critic_loss",
-            ctypes.byref(shape),
-            ctypes.byref(args),
-            workspace.pointer,
-            ctypes.c_int(multiprocessors),
-        )
+        with self._watching(logits=stored, dlogits=dlogits):
+            self._call(
+                "softmax_critic_loss",
+                ctypes.byref(shape),
+                ctypes.byref(args),
+                workspace.pointer,
+                ctypes.c_int(multiprocessors),
+            )
         for guarded in (*results, workspace, *([dlogits] if dlogits else [])):
             guarded.check()
         gradient = None if dlogits is None else from_memory_order(dlogits.tensor, channels_last)
         loss, source_loss, accuracy = (result.tensor for result in results)
         return loss[0], source_loss, accuracy, gradient
+
+    def softmax_critic_loss_backward(
+        self,
+        dlogits: Tensor,
+        source: Tensor,
+        d_loss: Tensor | None,
+        d_source_loss: Tensor | None,
+        *,
+        channels_last: bool = False,
+        offset: int = 0,
+    ) -> Tensor:
+        """The gradient of the logits [M, K, h, w]. ``offset`` of dlogits and the result, in elements."""
+        m, k, h, w = dlogits.shape
+        sources = 0 if d_source_loss is None else len(d_source_loss)
+        shape = CriticShape(m, k, h * w, sources, channels_last, DTYPES.index(dlogits.dtype))
+        stored = Guarded.of(in_memory_order(dlogits, channels_last), offset)
+        inputs = [None if t is None else Guarded.of(t) for t in (source, d_loss, d_source_loss)]
+        result = Guarded(stored.tensor.shape, dlogits.dtype, offset)
+        args = CriticBackwardArgs(stored.pointer, *map(pointer, inputs), result.pointer)
+        with self._watching(dlogits=stored, result=result):
+            self._call("softmax_critic_loss_backward", ctypes.byref(shape), ctypes.byref(args))
+        result.check()
+        return from_memory_order(result.tensor, channels_last)
 
 
 def in_every_order(gpu: EmulatedGpu, run: Callable[[], Sequence[Tensor | None]]) -> Sequence[Tensor | None]:

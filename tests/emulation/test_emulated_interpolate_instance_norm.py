@@ -29,11 +29,14 @@ CASES = {
     "one frame a key": Case((3, 8, 4, 8), 1),
     "a plane for a warp": Case((3, 5, 8, 16)),
     "a plane for four warps": Case((2, 2, 16, 80), 2),
+    "a plane for four or eight warps": Case((2, 1, 48, 64), 1),
     "a plane for a block": Case((2, 1, 64, 72), (0.0, 0.25, 1.0)),
+    "a plane for a large block": Case((2, 1, 96, 104), (0.0, 0.75)),
     "parts of a plane": Case((2, 1, 128, 136), (0.5, 1.0), mean=3.0),
     "parts of a plane, few of them": Case((2, 1, 64, 72), (0.1,), multiprocessors=16),
     "odd pixels": Case((3, 3, 7, 9), affine=False),
-    "odd pixels, parts": Case((2, 2, 33, 65), (0.0, 0.7), mean=-3.0),
+    "odd pixels for a block": Case((2, 2, 33, 65), (0.0, 0.7, 0.8), mean=-3.0),
+    "odd pixels, parts": Case((2, 1, 65, 67), (0.0, 0.7), mean=-3.0),
     "misaligned": Case((2, 8, 4, 8), 2, offset=1),
     "more frames than lanes": Case((2, 8, 3, 8), 70),
     "uneven, a pair without frames": Case((4, 8, 4, 6), (0.0, 0.1, 0.1, 2.0, 2.999, 3.0)),
@@ -130,5 +133,5 @@ def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu) -> None:
         emulated_gpu.path,
         ["cuda/interpolate_instance_norm_planes.cuh", "cuda/interpolate_instance_norm_channels.cuh"],
     )
-    assert len(kernels) == 45
+    assert len(kernels) == 52
     assert kernels == launched

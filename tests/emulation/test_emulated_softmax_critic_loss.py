@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jdm_fast.ops import reference
+from jdm_fast.ops.reference import accumulation_dtype
 from tests.emulation.harness import DTYPES, EmulatedGpu, in_every_order, kernels_of
 from tests.ops.conftest import assert_accurate
 
@@ -19,6 +20,8 @@ CASES = {  # M, K, h, w, S, elements by which logits and dlogits miss a vector's
     "several blocks a sample, odd": (1, 2, 23, 45, 1, 0),
     "more classes than registers hold": (3, 9, 4, 8, 3, 0),
     "more classes than registers hold, odd": (3, 9, 3, 5, 3, 0),
+    "more classes than are read at once, several tiles": (2, 17, 12, 12, 2, 0),
+    "more samples than a block has threads": (300, 2, 1, 3, 2, 0),
     "as many classes and sources as can be": (70, 64, 2, 2, 64, 0),
     "sources that share the warps unevenly": (40, 40, 1, 4, 40, 0),
     "a source without samples": (4, 6, 3, 4, 5, 0),
@@ -108,6 +111,36 @@ def test_large_logits_do_not_overflow(emulated_gpu: EmulatedGpu) -> None:
     assert dlogits[:, :, 0, 0].tolist() == [[0, 0, 0], [0.25, -0.25, 0]]
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["planes", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("factors", ["loss", "source losses", "both"])
+@pytest.mark.parametrize("case", CASES)
+def test_backward(emulated_gpu: EmulatedGpu, case: str, factors: str, dtype: torch.dtype, channels_last: bool) -> None:
+    """dlogits times its factor, rounded once: the bits of the product in the accumulation type."""
+    dlogits, source, sources = make(case, dtype)
+    a = accumulation_dtype(dtype)
+    d_loss = torch.tensor([0.7], dtype=a) if factors != "source losses" else None
+    d_source_loss = torch.linspace(-1, 2, sources, dtype=a) if factors != "loss" else None
+    (result,) = in_every_order(
+        emulated_gpu,
+        lambda: [
+            emulated_gpu.softmax_critic_loss_backward(
+                dlogits, source, d_loss, d_source_loss, channels_last=channels_last, offset=CASES[case][-1]
+            )
+        ],
+    )
+    scale = torch.zeros(len(source), dtype=a) if d_source_loss is None else d_source_loss[source]
+    scale = scale + (0 if d_loss is None else d_loss)
+    assert torch.equal(result, (dlogits.to(a) * scale.view(-1, 1, 1, 1)).to(dtype))
+
+
+def test_backward_of_an_unknown_source_is_nan(emulated_gpu: EmulatedGpu) -> None:
+    dlogits, source, factor = torch.ones(4, 2, 3, 4), torch.tensor([0, -1, 1, 2]), torch.tensor([2.0, 3.0])
+    result = emulated_gpu.softmax_critic_loss_backward(dlogits, source, None, factor)
+    assert result[0].eq(2).all() and result[2].eq(3).all()
+    assert result[1].isnan().all() and result[3].isnan().all()
+
+
 def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu) -> None:
     """A kernel that no case above launches would be untested."""
     launched: set[str] = set()
@@ -118,6 +151,12 @@ def test_every_kernel_is_in_the_cases(emulated_gpu: EmulatedGpu) -> None:
                     *make(case, dtype), channels_last=channels_last, offset=CASES[case][-1]
                 )
                 launched |= set(emulated_gpu.kernels)
+                for factor in (None, torch.ones(64, dtype=accumulation_dtype(dtype))):
+                    one = torch.ones(1, dtype=accumulation_dtype(dtype))
+                    emulated_gpu.softmax_critic_loss_backward(
+                        *make(case, dtype)[:2], one, factor, channels_last=channels_last, offset=CASES[case][-1]
+                    )
+                    launched |= set(emulated_gpu.kernels)
     kernels = kernels_of(emulated_gpu.path, ["softmax_critic_loss.cuh"])
-    assert len(kernels) == 22
+    assert len(kernels) == 36
     assert kernels == launched

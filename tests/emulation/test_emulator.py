@@ -60,6 +60,8 @@ def primitives() -> np.ndarray:
             [int(np.uint32(sum(1 << i for i in range(32) if (w + i) % 3 == 0)).astype(np.int32)) for w in warp],
             (t ^ 1) * 4 + 1,
             half,
+            np.full(THREADS, sum(i % 5 == 0 for i in range(THREADS))),
+            np.full(THREADS, 2),
         ]
     ).ravel()
 

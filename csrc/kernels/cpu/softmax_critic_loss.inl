@@ -120,3 +120,14 @@ void piece_loss(const T* logits, T* dlogits, bool channels_last, int64_t stride,
   for (int lane = 0; lane < Vec<A>::kSize; ++lane) *loss += static_cast<double>(sums.loss.v[lane]);
   *hits = static_cast<double>(horizontal_sum(sums.hits));
 }
+
+// to[i] = scale * from[i], i < count.
+template <typename T>
+void scale_piece(const T* from, T* to, int64_t count, Accumulator<T> scale) {
+  using V = Vec<Accumulator<T>>;
+  constexpr int kSize = V::kSize;
+  const V factor(scale);
+  const int64_t whole = count - count % kSize;
+  for (int64_t i = 0; i < whole; i += kSize) store(to + i, load(from + i) * factor);
+  if (whole < count) store_partial(to + whole, load_partial(from + whole, count - whole) * factor, count - whole);
+}

@@ -1,4 +1,4 @@
-// What Hopper (compute capability 9.0) adds and instance norm uses: clusters of blocks that reach each other's shared
+// What Hopper (compute capability 9.0) adds and our kernels use: clusters of blocks that reach each other's shared
 // memory, and kernels that begin before the one they depend on has ended; with them copies to shared memory that pass
 // by the registers (8.0). The device functions exist for every architecture, so that one source serves all; launch what
 // needs a cluster only where `cluster_capability` says so.
@@ -13,9 +13,24 @@
 namespace jdm_fast::cuda {
 
 struct LaunchOptions {
-  unsigned cluster = 1;    // blocks, neighbours along x; the grid is a multiple
-  bool dependent = false;  // may begin once every block of the kernel before has called `release_dependents` or ended
+  unsigned cluster = 1;  // blocks, neighbours along x; the grid is a multiple
+  // May begin once every block of the kernel before has called `release_dependents` or ended. Older than Hopper: after
+  // it.
+  bool dependent = false;
 };
+
+// Ten times the current device's compute capability.
+inline int compute_capability() {
+#if defined(__CUDACC__)
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return 10 * major + minor;
+#else
+  return cuda_emulation::compute_capability();
+#endif
+}
 
 #if defined(__CUDACC__)
 
@@ -41,7 +56,7 @@ struct OptionLaunch {
       attribute.val.clusterDim.x = options.cluster;
       attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
     }
-    if (options.dependent) {
+    if (options.dependent && compute_capability() >= 90) {
       cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
       attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
       attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -187,19 +202,6 @@ __device__ __forceinline__ void wait_for_copies() {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Host.
-
-// Ten times the current device's compute capability.
-inline int compute_capability() {
-#if defined(__CUDACC__)
-  int device = 0, major = 0, minor = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  return 10 * major + minor;
-#else
-  return cuda_emulation::compute_capability();
-#endif
-}
 
 // Bytes of the current device's L2 cache.
 inline int64_t cache_bytes() {

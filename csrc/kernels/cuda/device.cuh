@@ -1,5 +1,5 @@
-// Everything the CUDA kernels share: the switch between nvcc and the host emulation, element types, vector accesses,
-// reductions. Under nvcc this is CUDA; under a host compiler the same source runs on `csrc/emulation`.
+// Everything the CUDA kernels share: the switch between nvcc and the host emulation, element types, arithmetic,
+// vector accesses. Under nvcc this is CUDA; under a host compiler the same source runs on `csrc/emulation`.
 //
 // Rules for kernels, so that both builds work: launch with JDM_LAUNCH, declare shared memory with JDM_SHARED_ARRAY or
 // JDM_DYNAMIC_SHARED, keep inline PTX inside this file and cluster.cuh, let no thread return before a barrier that
@@ -119,20 +119,26 @@ unsigned pair_of(float first, float second) {
 // One name for both accumulation types (the float versions are not found by overloading under every compiler).
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return ::exp(x); }
+// exp(x) in two instructions, to a few units in the last place and as many more as |x|: where it is small, so is its
+// error against 1. 0 below the normal numbers.
+__device__ __forceinline__ float quick_exponential(float x) {
+#if defined(__CUDACC__)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.4426950408889634f));
+  return result;
+#else
+  return std::exp(x);
+#endif
+}
+__device__ __forceinline__ double quick_exponential(double x) { return ::exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return ::log(x); }
-__device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
-__device__ __forceinline__ double hyperbolic_tangent(double x) { return ::tanh(x); }
-__device__ __forceinline__ float round_to_even(float x) { return rintf(x); }
-__device__ __forceinline__ double round_to_even(double x) { return ::rint(x); }
 __device__ __forceinline__ float maximum(float a, float b) { return fmaxf(a, b); }  // of a number and NaN: the number
 __device__ __forceinline__ double maximum(double a, double b) { return ::fmax(a, b); }
 template <typename A>
 __device__ __forceinline__ A not_negative(A x) {  // 0 where rounding made x negative; NaN stays
   return x < A(0) ? A(0) : x;
 }
-__device__ __forceinline__ float minimum(float a, float b) { return fminf(a, b); }
-__device__ __forceinline__ double minimum(double a, double b) { return ::fmin(a, b); }
 __device__ __forceinline__ float reciprocal_root(float x) { return rsqrtf(x); }
 __device__ __forceinline__ double reciprocal_root(double x) { return rsqrt(x); }
 // a / b to two units in the last place, without the slow path that exact float division carries along.
@@ -156,7 +162,9 @@ struct alignas(sizeof(T) * kCount) Packed {
 template <size_t kBytes>
 using WordOf = std::conditional_t<
     kBytes == 16, uint4,
-    std::conditional_t<kBytes == 8, uint2, std::conditional_t<kBytes == 4, unsigned, unsigned short>>>;
+    std::conditional_t<
+        kBytes == 8, uint2,
+        std::conditional_t<kBytes == 4, unsigned, std::conditional_t<kBytes == 2, unsigned short, unsigned char>>>>;
 #endif
 
 // Through the read-only path: the kernel must not write what it loads.
@@ -245,6 +253,31 @@ __device__ __forceinline__ void store_one(T* address, Accumulator<T> value) {
   *address = from_accumulator<T>(value);
 }
 
+// Neighbouring accumulators that were written while this kernel ran, by the thread itself or a kernel that it waited
+// for: not by the read-only path.
+template <int kCount, typename A>
+__device__ __forceinline__ void load_accumulators(const A* address, A (&value)[kCount]) {
+  constexpr int kWord = kCount * sizeof(A) < kVectorBytes ? kCount : kVectorElements<A>;
+#pragma unroll
+  for (int i = 0; i < kCount; i += kWord) {
+    const auto word = *reinterpret_cast<const Packed<A, kWord>*>(address + i);
+#pragma unroll
+    for (int e = 0; e < kWord; ++e) value[i + e] = word.element[e];
+  }
+}
+
+template <int kCount, typename A>
+__device__ __forceinline__ void store_accumulators(A* address, const A (&value)[kCount]) {
+  constexpr int kWord = kCount * sizeof(A) < kVectorBytes ? kCount : kVectorElements<A>;
+#pragma unroll
+  for (int i = 0; i < kCount; i += kWord) {
+    Packed<A, kWord> word;
+#pragma unroll
+    for (int e = 0; e < kWord; ++e) word.element[e] = value[i + e];
+    store(address + i, word);
+  }
+}
+
 // value[i] = packed.element[i] for i < kCount.
 template <typename T, int kCount>
 __device__ __forceinline__ void unpack(const Packed<T, kCount>& packed, Accumulator<T>* value) {
@@ -295,109 +328,6 @@ __device__ __forceinline__ void forget_unpacked(Packed<T, kCount>& packed) {
 template <typename... Pointers>
 bool vector_aligned(Pointers... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % kVectorBytes == 0) && ...);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Reductions over threads of one-dimensional blocks of whole warps. All are deterministic: the same values are combined
-// in the same order in every run.
-//
-// What is combined is a struct Value with `Value merge(Value, Value)` and `Value from_lane(Value, int lane_mask)`.
-
-constexpr unsigned kFullWarp = 0xffffffffu;
-
-// Two sums at once. (These structs have no initialisers, because shared memory must not; `Sums<A>{}` is zero.)
-template <typename A>
-struct Sums {
-  A first;
-  A second;
-};
-
-template <typename A>
-__device__ __forceinline__ Sums<A> merge(const Sums<A>& a, const Sums<A>& b) {
-  return {a.first + b.first, a.second + b.second};
-}
-
-template <typename A>
-__device__ __forceinline__ Sums<A> from_lane(const Sums<A>& own, int lane_mask) {
-  return {__shfl_xor_sync(kFullWarp, own.first, lane_mask), __shfl_xor_sync(kFullWarp, own.second, lane_mask)};
-}
-
-// yes ? a : b, in registers: of whole structs the compiler chooses by address.
-template <typename A>
-__device__ __forceinline__ Sums<A> choose(bool yes, const Sums<A>& a, const Sums<A>& b) {
-  return {yes ? a.first : b.first, yes ? a.second : b.second};
-}
-
-// Count, mean and sum of squared distances from the mean. No sum of squares is ever formed, so that a mean far larger
-// than the spread does no harm.
-template <typename A>
-struct Moments {
-  A count;
-  A mean;
-  A m2;
-};
-
-// Moments of the union of two disjoint sets (Chan, Golub and LeVeque, 1979). An empty set changes nothing.
-template <typename A>
-__device__ __forceinline__ Moments<A> merge(const Moments<A>& a, const Moments<A>& b) {
-  const A count = a.count + b.count;
-  const A share = count > A(0) ? quick_divide(b.count, count) : A(0);
-  const A delta = b.mean - a.mean;
-  return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * a.count * share};
-}
-
-template <typename A>
-__device__ __forceinline__ Moments<A> choose(bool yes, const Moments<A>& a, const Moments<A>& b) {
-  return {yes ? a.count : b.count, yes ? a.mean : b.mean, yes ? a.m2 : b.m2};
-}
-
-template <typename A>
-__device__ __forceinline__ Moments<A> from_lane(const Moments<A>& own, int lane_mask) {
-  return {__shfl_xor_sync(kFullWarp, own.count, lane_mask), __shfl_xor_sync(kFullWarp, own.mean, lane_mask),
-          __shfl_xor_sync(kFullWarp, own.m2, lane_mask)};
-}
-
-// Moments of kCount values minus `shift`, by two passes over the registers.
-template <int kCount, typename A>
-__device__ __forceinline__ Moments<A> moments_of(const A (&value)[kCount], A shift) {
-  A sum = A(0);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) sum += value[i] - shift;
-  const A mean = sum * (A(1) / kCount);
-  A m2 = A(0);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) m2 += (value[i] - shift - mean) * (value[i] - shift - mean);
-  return {A(kCount), mean, m2};
-}
-
-// Combines the lanes whose numbers differ in the bits from `first` (a power of two) up; each of them gets the result.
-template <typename Value>
-__device__ __forceinline__ Value warp_merge(Value own, int first = 1) {
-#pragma unroll
-  for (int offset = 16; offset >= first; offset >>= 1) {
-    const Value other = from_lane(own, offset);
-    own = threadIdx.x & offset ? merge(other, own) : merge(own, other);  // both sides compute the same bits
-  }
-  return own;
-}
-
-// Combines the kThreads threads of a group, a warp or a whole block; every thread gets the result. The first barrier
-// protects the shared array from a later call: nobody writes it before all have read it.
-template <int kThreads, typename Value>
-__device__ __forceinline__ Value group_merge(Value own) {
-  static_assert(kThreads % 32 == 0 && kThreads <= 1024, "whole warps");
-  constexpr int kWarps = kThreads / 32;
-  own = warp_merge(own);
-  if constexpr (kWarps > 1) {
-    JDM_SHARED_ARRAY(Value, partial, kWarps);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = own;
-    __syncthreads();
-    own = partial[0];
-#pragma unroll
-    for (int i = 1; i < kWarps; ++i) own = merge(own, partial[i]);
-  }
-  return own;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

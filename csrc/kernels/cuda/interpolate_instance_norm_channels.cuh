@@ -45,6 +45,7 @@ template <typename T, int kVector>
 __global__ void __launch_bounds__(kTileThreads, 2)
     channels_pair_moments(Between<T> args, PairMoments<Accumulator<T>>* partials, TileLayout layout) {
   using A = Accumulator<T>;
+  release_dependents();
   const Tile<kVector> tile(layout, args.channels, args.pixels, /*reversed=*/false);
   PairMoments<A> own[kVector] = {};
   if (tile.active) {
@@ -105,11 +106,13 @@ __global__ void __launch_bounds__(kScaleThreads, 1)
                             BetweenConstants<Accumulator<T>> constants) {
   using A = Accumulator<T>;
   JDM_SHARED_ARRAY(PairMoments<A>, partial, kScaleThreads);
+  release_dependents();
   const int64_t groups = ceil_divide(args.channels, 32);
   const int64_t pair = blockIdx.x / groups;
   const int64_t channel = blockIdx.x % groups * 32 + threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const FrameRange range = frames_of_pair(args, pair);
+  wait_for_predecessor();
   PairMoments<A> total{};
   if (channel < args.channels) {
     for (int s = warp; s < splits; s += kScaleWarps) {
@@ -164,10 +167,11 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       unpack(packed_a, held_a[r]);
       unpack(packed_b, held_b[r]);
     }
+    if (first == tile.begin) wait_for_predecessor();  // with the first rows under way
     if (tile.active) {
       A mean_a[kVector], mean_b[kVector];
-      load_row(static_cast<const A*>(constants.means) + 2 * tile.sample * args.channels + channel, mean_a);
-      load_row(static_cast<const A*>(constants.means) + (2 * tile.sample + 1) * args.channels + channel, mean_b);
+      load_accumulators(constants.means + 2 * tile.sample * args.channels + channel, mean_a);
+      load_accumulators(constants.means + (2 * tile.sample + 1) * args.channels + channel, mean_b);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -187,11 +191,16 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       }
       const A* scales = constants.scales + base * args.channels + channel;
       T* y = args.y + base * frame_size + (first + tile.row) * args.channels + channel;
-      for (int f = 0; f < frames; ++f, scales += args.channels, y += frame_size) {
+      A next_scale[kVector] = {};
+      if (tile.active) load_accumulators(scales, next_scale);
+      for (int f = 0; f < frames; ++f, y += frame_size) {
         const A from = __shfl_sync(kFullWarp, own_from, f), to = __shfl_sync(kFullWarp, own_to, f);
         if (tile.active) {
           A scale[kVector];
-          load_row(scales, scale);
+#pragma unroll
+          for (int e = 0; e < kVector; ++e) scale[e] = next_scale[e];
+          scales += args.channels;
+          if (f + 1 < frames) load_accumulators(scales, next_scale);
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
             A value[kVector];

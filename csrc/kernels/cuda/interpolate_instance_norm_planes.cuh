@@ -6,10 +6,13 @@
 #pragma once
 
 #include "../interpolate_instance_norm.cuh"
+#include "cluster.cuh"
 
 namespace jdm_fast::cuda {
 
-constexpr int kBetweenVectors = 4;  // of each key, a thread
+// Vectors of each key that a thread holds; of single elements, for planes whose ends are no whole vectors, more.
+template <int kVector>
+constexpr int kBetweenVectors = kVector == 1 ? 16 : 4;
 
 // Where a group is: `part` of the planes of one channel of one pair.
 struct BetweenPart {
@@ -28,8 +31,8 @@ __device__ __forceinline__ BetweenPart part_of(const Between<T>& args, int64_t g
 // The vectors of a part that a thread holds, of both keys.
 template <typename T, int kVector>
 struct Held {
-  Packed<T, kVector> a[kBetweenVectors];
-  Packed<T, kVector> b[kBetweenVectors];
+  Packed<T, kVector> a[kBetweenVectors<kVector>];
+  Packed<T, kVector> b[kBetweenVectors<kVector>];
 };
 
 // Vector v of both, every time from the packed form: whole vectors would not all fit in registers unpacked.
@@ -49,7 +52,7 @@ __device__ __forceinline__ Held<T, kVector> load_part(const Between<T>& args, co
   const int thread = threadIdx.x % kThreads, vectors = static_cast<int>(part.count / kVector);
   Held<T, kVector> held{};
 #pragma unroll
-  for (int v = 0; v < kBetweenVectors; ++v) {
+  for (int v = 0; v < kBetweenVectors<kVector>; ++v) {
     const int i = v * kThreads + thread;
     if (i < vectors) {
       held.a[v] = load<kVector>(a + i * kVector);
@@ -88,7 +91,7 @@ __device__ __forceinline__ PairMoments<Accumulator<T>> held_moments(Held<T, kVec
   const int thread = threadIdx.x % kThreads, vectors = static_cast<int>(elements / kVector);
   Sums<A> sums{};
 #pragma unroll
-  for (int v = 0; v < kBetweenVectors; ++v) {  // what is not held is zero
+  for (int v = 0; v < kBetweenVectors<kVector>; ++v) {  // what is not held is zero
     A a[kVector], b[kVector];
     unpack_held(held, v, a, b);
     Sums<A> part{};
@@ -101,7 +104,7 @@ __device__ __forceinline__ PairMoments<Accumulator<T>> held_moments(Held<T, kVec
   const A mean_a = sums.first / count, mean_b = sums.second / count;
   PairSums<A> spread{};
 #pragma unroll
-  for (int v = 0; v < kBetweenVectors; ++v) {
+  for (int v = 0; v < kBetweenVectors<kVector>; ++v) {
     if (v * kThreads + thread < vectors) {
       A a[kVector], b[kVector];
       unpack_held(held, v, a, b);
@@ -127,6 +130,8 @@ template <int kThreads, typename T, int kVector>
 __device__ __forceinline__ void write_frames(const Between<T>& args, const BetweenPart& part, Held<T, kVector>& held,
                                              const PairMoments<Accumulator<T>>& moments, const FrameRange& range) {
   using A = Accumulator<T>;
+  // Held vectors that are unpacked at once: a frame's factors are handed out once for all of them.
+  constexpr int kVectors = kBetweenVectors<kVector>, kOpen = kVector == 1 ? kVectors : 1;
   const int lane = threadIdx.x % 32, thread = threadIdx.x % kThreads, vectors = static_cast<int>(part.count / kVector);
   const A weight = args.weight != nullptr ? args.weight[part.channel] : A(1);
   const A bias = args.bias != nullptr ? args.bias[part.channel] : A(0);
@@ -145,24 +150,30 @@ __device__ __forceinline__ void write_frames(const Between<T>& args, const Betwe
       scale_b = to * scale;
     }
 #pragma unroll
-    for (int v = 0; v < kBetweenVectors; ++v) {
-      const int i = v * kThreads + thread;
-      if (i - lane < vectors) {  // some lane of this warp has a vector; all lanes hand out
-        A a[kVector], b[kVector];
-        unpack_held(held, v, a, b);
+    for (int v = 0; v < kVectors; v += kOpen) {
+      const int first = v * kThreads + thread;
+      if (first - lane < vectors) {  // some lane of this warp has a vector; all lanes hand out
+        A a[kOpen][kVector], b[kOpen][kVector];
 #pragma unroll
-        for (int e = 0; e < kVector; ++e) {
-          a[e] -= moments.mean_a;
-          b[e] -= moments.mean_b;
+        for (int o = 0; o < kOpen; ++o) {
+          unpack_held(held, v + o, a[o], b[o]);
+#pragma unroll
+          for (int e = 0; e < kVector; ++e) {
+            a[o][e] -= moments.mean_a;
+            b[o][e] -= moments.mean_b;
+          }
         }
-        T* at = y + base * frame_size + i * kVector;
+        T* at = y + base * frame_size + first * kVector;
 #pragma unroll 1
         for (int f = 0; f < frames; ++f, at += frame_size) {
           const A from = __shfl_sync(kFullWarp, scale_a, f), to = __shfl_sync(kFullWarp, scale_b, f);
-          A value[kVector];
 #pragma unroll
-          for (int e = 0; e < kVector; ++e) value[e] = activated(a[e] * from + (b[e] * to + bias), slope);
-          if (i < vectors) store(at, pack<T>(value));
+          for (int o = 0; o < kOpen; ++o) {
+            A value[kVector];
+#pragma unroll
+            for (int e = 0; e < kVector; ++e) value[e] = activated(a[o][e] * from + (b[o][e] * to + bias), slope);
+            if (first + o * kThreads < vectors) store(at + o * kThreads * kVector, pack<T>(value));
+          }
         }
       }
     }
@@ -178,9 +189,9 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1) planes_bet
   const int64_t group = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kThreads) + threadIdx.x / kThreads;
   if (group >= args.pairs * args.channels) return;  // a whole warp of a kernel without barriers
   const BetweenPart part = part_of(args, group, 1, args.pixels);
+  Held<T, kVector> held = load_part<kThreads, kVector>(args, part);  // under way while the frames are looked for
   const FrameRange range = frames_of_pair(args, part.pair);
   if (range.first == range.last) return;  // the whole group
-  Held<T, kVector> held = load_part<kThreads, kVector>(args, part);
   const auto moments = held_moments<kThreads>(held, part.count);
   write_frames<kThreads>(args, part, held, moments, range);
 }
@@ -189,6 +200,7 @@ __global__ void __launch_bounds__(kThreads == 32 ? 128 : kThreads, 1) planes_bet
 template <typename T, int kThreads, int kVector>
 __global__ void __launch_bounds__(kThreads, 1)
     planes_pair_moments(Between<T> args, PairMoments<Accumulator<T>>* partials, int splits, int64_t chunk) {
+  release_dependents();
   const BetweenPart part = part_of(args, blockIdx.x, splits, chunk);
   Held<T, kVector> held = load_part<kThreads, kVector>(args, part);
   const auto moments = held_moments<kThreads>(held, part.count);
@@ -201,9 +213,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   using A = Accumulator<T>;
   const unsigned group = gridDim.x - 1 - blockIdx.x;  // first what was read last, which is still in cache
   const BetweenPart part = part_of(args, group, splits, chunk);
-  const FrameRange range = frames_of_pair(args, part.pair);
-  if (range.first == range.last) return;
   Held<T, kVector> held = load_part<kThreads, kVector>(args, part);
+  const FrameRange range = frames_of_pair(args, part.pair);
+  wait_for_predecessor();
+  if (range.first == range.last) return;
   const PairMoments<A>* const parts = partials + (part.pair * args.channels + part.channel) * splits;
   PairMoments<A> moments{};
   for (int i = threadIdx.x % 32; i < splits; i += 32) moments = merge(moments, parts[i]);  // every warp for itself

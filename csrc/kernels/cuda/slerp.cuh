@@ -4,36 +4,13 @@
 #pragma once
 
 #include "../slerp.h"
-#include "device.cuh"
+#include "cluster.cuh"
+#include "reductions.cuh"
 
 namespace jdm_fast::cuda {
 
 constexpr int kSlerpThreads = 256;
 constexpr int kSlerpVectors = 4;  // vectors of a thread of slerp_finish
-
-// Neighbouring accumulators, which the same thread may write in the same kernel: not by the read-only path.
-template <int kCount, typename A>
-__device__ __forceinline__ void load_accumulators(const A* address, A (&value)[kCount]) {
-  constexpr int kWord = kCount * sizeof(A) < kVectorBytes ? kCount : kVectorElements<A>;
-#pragma unroll
-  for (int i = 0; i < kCount; i += kWord) {
-    const auto word = *reinterpret_cast<const Packed<A, kWord>*>(address + i);
-#pragma unroll
-    for (int e = 0; e < kWord; ++e) value[i + e] = word.element[e];
-  }
-}
-
-template <int kCount, typename A>
-__device__ __forceinline__ void store_accumulators(A* address, const A (&value)[kCount]) {
-  constexpr int kWord = kCount * sizeof(A) < kVectorBytes ? kCount : kVectorElements<A>;
-#pragma unroll
-  for (int i = 0; i < kCount; i += kWord) {
-    Packed<A, kWord> word;
-#pragma unroll
-    for (int e = 0; e < kWord; ++e) word.element[e] = value[i + e];
-    store(address + i, word);
-  }
-}
 
 // Elements [first, last) of a latent that a block of slerp_products adds up.
 struct SlerpPieces {
@@ -48,6 +25,7 @@ template <typename T, int kVector>
 __global__ void __launch_bounds__(kSlerpThreads) slerp_products(const T* z,              // [B, T, E]
                                                                 Sums<double>* partials,  // [B, T, pieces]
                                                                 SlerpPieces sizes) {
+  release_dependents();
   const int64_t key = blockIdx.x / sizes.pieces;  // of B * T
   const int64_t first = blockIdx.x % sizes.pieces * sizes.piece;
   const int64_t last = first + sizes.piece < sizes.elements ? first + sizes.piece : sizes.elements;
@@ -82,6 +60,8 @@ template <typename A>
 __global__ void __launch_bounds__(kSlerpThreads) slerp_weights(const Sums<double>* partials,  // [B, T, pieces]
                                                                A* weights,                    // [B, T-1, n + 1, 4]
                                                                int64_t keys, int64_t steps, int64_t pieces) {
+  release_dependents();
+  wait_for_predecessor();
   const int64_t gap = blockIdx.x;  // of B * (T-1)
   const Sums<double>* const begin = partials + (gap / (keys - 1) * keys + gap % (keys - 1)) * pieces;
   const auto same = [](const Sums<double>& value) { return value; };
@@ -108,6 +88,7 @@ __global__ void __launch_bounds__(kSlerpThreads)
                  T* dz,                           // [B, T, E]
                  SlerpFinishSizes sizes) {
   using A = Accumulator<T>;
+  wait_for_predecessor();
   const int64_t key = blockIdx.x / sizes.blocks, t = key % sizes.keys;  // key: of B * T
   const int64_t gap = key / sizes.keys * (sizes.keys - 1) + t;          // the gap after it
   const int64_t row = sizes.steps * kSlerpRow, rows = row + kSlerpRow;
