@@ -11,7 +11,6 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,121 +18,25 @@ from torch import Tensor
 
 from jdm_fast.ops.reference import accumulation_dtype
 from tests.emulation.building import ROOT
+from tests.emulation.memory import Guarded, from_memory_order, in_memory_order, pointer
+from tests.emulation.structs import (
+    ACTIVATIONS,
+    DTYPES,
+    BetweenArgs,
+    BetweenShape,
+    CriticArgs,
+    CriticBackwardArgs,
+    CriticShape,
+    FramesShape,
+    InterpolateShape,
+    NormBackward,
+    NormForward,
+    norm_shape,
+)
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # in the order of the C++ enum
-ACTIVATIONS = ("none", "relu", "leaky_relu")
 #: Order of blocks and threads: number in C++, seed.
 ORDERS = {"forward": (0, 0), "reverse": (1, 0), "random": (2, 7)}
 STREAM = 12345  # a stream is only handed through: any number will do
-SENTINEL, POISON, MARGIN = 0xA5, 0xFF, 256
-
-
-@dataclass
-class Guarded:
-    """A tensor between sentinels, ``offset`` elements past a multiple of 256 bytes, full of 0xFF bytes (NaN)."""
-
-    shape: Sequence[int]
-    dtype: torch.dtype
-    offset: int = 0
-    buffer: Tensor = field(init=False)
-    tensor: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        count, size = int(torch.Size(self.shape).numel()), self.dtype.itemsize
-        space = torch.full((count * size + self.offset * size + 3 * MARGIN,), SENTINEL, dtype=torch.uint8)
-        begin = -space.data_ptr() % MARGIN + MARGIN + self.offset * size
-        if space.data_ptr() % size:  # a view as another dtype counts from the start of the storage
-            raise RuntimeError(f"the allocator returned memory that is not aligned to {size} bytes")
-        self.buffer, self._begin, self._end = space, begin, begin + count * size
-        space[begin : self._end] = POISON
-        self.tensor = space[begin : self._end].view(self.dtype).view(*self.shape)
-
-    @classmethod
-    def of(cls, value: Tensor, offset: int = 0) -> Guarded:
-        guarded = cls(value.shape, value.dtype, offset)
-        guarded.tensor.copy_(value)
-        return guarded
-
-    @property
-    def pointer(self) -> int:
-        return self.tensor.data_ptr()
-
-    def check(self) -> None:
-        outside = torch.cat([self.buffer[: self._begin], self.buffer[self._end :]])
-        assert bool((outside == SENTINEL).all()), "the kernel wrote outside its output"
-
-
-class NormShape(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "channels", "pixels")),
-        ("channels_last", ctypes.c_bool),
-        ("dtype", ctypes.c_int),
-        ("activation", ctypes.c_int),
-        ("negative_slope", ctypes.c_double),
-        ("affine_per_sample", ctypes.c_bool),
-    ]
-
-
-class NormForward(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "residual", "weight", "bias", "y", "mean", "rstd")),
-        ("eps", ctypes.c_double),
-    ]
-
-
-class NormBackward(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p) for name in ("dy", "x", "mean", "rstd", "weight", "bias", "dx", "d_weight", "d_bias")
-    ]
-
-
-class BetweenShape(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("keys", "frames", "channels", "pixels")),
-        ("channels_last", ctypes.c_bool),
-        ("dtype", ctypes.c_int),
-        ("activation", ctypes.c_int),
-        ("negative_slope", ctypes.c_double),
-        ("eps", ctypes.c_double),
-    ]
-
-
-class BetweenArgs(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("u", "positions", "weight", "bias", "y")]
-
-
-class InterpolateShape(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("sequences", "keys", "steps", "elements")),
-        ("dtype", ctypes.c_int),
-    ]
-
-
-class FramesShape(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "channels", "pixels")),
-        ("channels_last", ctypes.c_bool),
-        ("dtype", ctypes.c_int),
-        ("tanh", ctypes.c_bool),
-    ]
-
-
-class CriticShape(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("samples", "classes", "pixels", "sources")),
-        ("channels_last", ctypes.c_bool),
-        ("dtype", ctypes.c_int),
-    ]
-
-
-class CriticArgs(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p) for name in ("logits", "source", "loss", "source_loss", "source_accuracy", "dlogits")
-    ]
-
-
-class CriticBackwardArgs(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("dlogits", "source", "d_loss", "d_source_loss", "result")]
 
 
 def kernels_of(library: Path, headers: Sequence[str]) -> set[str]:
@@ -153,29 +56,6 @@ def plain_name(kernel: str) -> str:
     for namespace in ("jdm_fast::", "cuda::", "(anonymous namespace)::", "{anonymous}::"):
         kernel = kernel.replace(namespace, "")
     return kernel
-
-
-def pointer(tensor: Guarded | None) -> int | None:
-    return None if tensor is None else tensor.pointer
-
-
-def in_memory_order(image: Tensor, channels_last: bool) -> Tensor:
-    """[N, C, H, W] as the contiguous tensor that lies in memory: [N, H, W, C] if ``channels_last``."""
-    return image.permute(0, 2, 3, 1).contiguous() if channels_last else image.contiguous()
-
-
-def from_memory_order(stored: Tensor, channels_last: bool) -> Tensor:
-    return stored.permute(0, 3, 1, 2) if channels_last else stored
-
-
-def norm_shape(
-    x: Tensor, affine: Sequence[Tensor | None], channels_last: bool, activation: str, negative_slope: float
-) -> NormShape:
-    """For x [N, C, H, W] and ``affine``, weight and bias: [C] or [N, C]."""
-    n, c, h, w = x.shape
-    per_sample = any(parameter is not None and parameter.dim() == 2 for parameter in affine)
-    types = DTYPES.index(x.dtype), ACTIVATIONS.index(activation)
-    return NormShape(n, c, h * w, channels_last, *types, negative_slope, per_sample)
 
 
 class EmulatedGpu:

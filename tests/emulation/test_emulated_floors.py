@@ -14,7 +14,8 @@ from jdm_fast.ops.reference import accumulation_dtype
 from tests.emulation import test_emulated_frames_to_uint8 as frames
 from tests.emulation import test_emulated_interpolate_instance_norm as between
 from tests.emulation import test_emulated_softmax_critic_loss as critic
-from tests.emulation.harness import DTYPES, EmulatedGpu
+from tests.emulation.harness import EmulatedGpu
+from tests.emulation.structs import DTYPES
 
 layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["planes", "channels_last"])
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)

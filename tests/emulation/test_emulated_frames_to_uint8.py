@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from jdm_fast.ops import reference
-from tests.emulation.harness import DTYPES, EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.harness import EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.structs import DTYPES
 
 SHAPES = {
     "one pixel": (1, 3, 1, 1),

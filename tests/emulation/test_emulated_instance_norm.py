@@ -11,7 +11,8 @@ from torch import Tensor
 
 from jdm_fast.ops import reference
 from jdm_fast.ops.reference import accumulation_dtype
-from tests.emulation.harness import DTYPES, ORDERS, EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.harness import ORDERS, EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.structs import DTYPES
 from tests.ops.conftest import assert_accurate
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from jdm_fast.ops import reference
-from tests.emulation.harness import ACTIVATIONS, DTYPES, EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.harness import EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.structs import ACTIVATIONS, DTYPES
 from tests.ops.conftest import assert_accurate
 
 

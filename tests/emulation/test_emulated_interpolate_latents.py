@@ -8,7 +8,8 @@ from torch import Tensor
 
 from jdm_fast.ops import reference
 from jdm_fast.ops.interpolate_latents import _slerp_weights
-from tests.emulation.harness import DTYPES, EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.harness import EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.structs import DTYPES
 from tests.ops.conftest import assert_accurate
 
 CASES = {  # B, T, E, n, elements by which the tensors miss a vector's boundary

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from jdm_fast.ops import reference
 from jdm_fast.ops.reference import accumulation_dtype
-from tests.emulation.harness import DTYPES, EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.harness import EmulatedGpu, in_every_order, kernels_of
+from tests.emulation.structs import DTYPES
 from tests.ops.conftest import assert_accurate
 
 CASES = {  # M, K, h, w, S, elements by which logits and dlogits miss a vector's boundary
