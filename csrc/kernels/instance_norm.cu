@@ -129,6 +129,7 @@ void launch_forward(const InstanceNormShape& shape, const Device& device, const 
       const int threads = norm_threads(vectors, /*backward=*/false);
       if (threads == 32) return launch_resident<T, 32, 4>(args, planes, stream);
       if (threads == 128) return launch_resident<T, 128, 4>(args, planes, stream);
+      if (vectors <= 256 * 4) return launch_resident<T, 256, 4>(args, planes, stream);
       if (threads == 256) return launch_resident<T, 256, 8>(args, planes, stream);
       static_assert(kResidentVectorsForward == 512 * 8, "the largest resident kernel");
       return launch_resident<T, 512, 8>(args, planes, stream);

@@ -200,7 +200,7 @@ __device__ __forceinline__ void write_tile(const T* from, T* to, int count) {
 // Logits [M, h*w, K]. A tile of pixels passes through shared memory, where each thread has a pixel: global memory is
 // read and written in order whatever K is. kClasses as above. Dynamic shared memory: kCriticTilePixels * K elements.
 template <typename T, int kVector, int kClasses>
-__global__ void __launch_bounds__(kCriticTileThreads<kClasses>) critic_loss_channels(CriticLoss<T> args) {
+__global__ void __launch_bounds__(kCriticTileThreads<kClasses>, 1) critic_loss_channels(CriticLoss<T> args) {
   using A = Accumulator<T>;
   constexpr int kThreads = kCriticTileThreads<kClasses>, kPixels = kCriticTilePixels<T, kClasses>;
   [[maybe_unused]] constexpr int kUnroll =

@@ -159,9 +159,10 @@ def _backward_reference(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, 
 
 def _scaled(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> Tensor:
     """``dlogits * (d_loss + d_source_loss[source])``, at least one of which is given, in the dtype of dlogits."""
-    scale = d_loss if d_source_loss is None else d_source_loss[source].view(-1, 1, 1, 1)
-    if d_loss is not None and d_source_loss is not None:
-        scale = scale + d_loss
+    # With four dimensions, so that the product has the factors' precision: a number would be rounded to dlogits' first.
+    factors = [d_loss] if d_loss is not None else []
+    factors += [d_source_loss[source]] if d_source_loss is not None else []
+    scale = sum(factors[1:], factors[0]).view(-1, 1, 1, 1)
     return (dlogits * scale).to(dlogits.dtype)
 
 

@@ -20,6 +20,7 @@ CASES = [
     ((1, 128, 128, 128), False, "resident", "resident"),
     ((16, 128, 128, 128), False, "cluster", "cluster"),
     ((16, 256, 64, 64), False, "resident", "resident"),
+    ((16, 256, 64, 128), False, "resident", "cluster"),
     ((1, 256, 57, 57), False, "resident", "resident"),
     ((1, 64, 256, 256), True, "split", "split"),
     ((16, 64, 256, 256), True, "split", "split"),
@@ -41,7 +42,8 @@ def test_paths_and_bytes_on_an_h200(shape: Any, channels_last: bool, forward: st
         assert (plan.bytes_read, plan.bytes_written) == (reads * inputs * size, size)
         assert plan.floor == (inputs + 1) * size
         assert len(plan.kernels) == (2 if path == "split" else 1)
-        one_block = shape == (16, 128, 128, 128) and not channels_last and not direction  # holds a whole plane
+        held_by_one = ((16, 128, 128, 128), False), ((16, 256, 64, 128), True)  # block: a whole plane, both tensors
+        one_block = not channels_last and (shape, direction) in held_by_one
         assert (plan.cluster > 1) == (path == "cluster" and not one_block)
         more = channels_last and (shape == (16, 128, 128, 128) or (shape == (16, 256, 64, 64) and not direction))
         assert (plan.shared_bytes > 0) == more  # the others fit registers

@@ -91,10 +91,10 @@ FACTORS = {"loss": (True, False), "source losses": (False, True), "both": (True,
 
 @layouts
 @pytest.mark.parametrize("factors", FACTORS.values(), ids=FACTORS.keys())
-def test_backward_op_agrees_with_plain_pytorch(
+def test_backward_op_scales_exactly(
     layout: torch.memory_format, factors: tuple[bool, bool], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """The product in the accumulation type, rounded once: the same bits."""
+    """The product in the accumulation type, rounded once."""
     sums = ops.reference.accumulation_dtype(dtype)
     for shape, sources, num_sources in [*CASES, ((3, 5, 120, 90), [2, 0, 1], 3)]:  # the last one: several pieces
         arguments = (
@@ -103,8 +103,13 @@ def test_backward_op_agrees_with_plain_pytorch(
             torch.tensor(0.7, dtype=sums, device=device) if factors[0] else None,
             torch.linspace(-1, 2, num_sources, dtype=sums, device=device) if factors[1] else None,
         )
-        ours, expected = torch.ops.jdm_fast.softmax_critic_loss_backward(*arguments), module._scaled(*arguments)
+        dlogits, source, d_loss, d_source_loss = arguments
+        scale = torch.zeros(len(sources), dtype=sums, device=device)
+        scale = scale + (0 if d_loss is None else d_loss) + (0 if d_source_loss is None else d_source_loss[source])
+        expected = (dlogits.to(sums) * scale.view(-1, 1, 1, 1)).to(dtype)
+        ours = torch.ops.jdm_fast.softmax_critic_loss_backward(*arguments)
         assert torch.equal(ours, expected)
+        assert torch.equal(module._scaled(*arguments), expected)
         assert ours.numel() == 0 or ours.stride() == arguments[0].stride()
 
 

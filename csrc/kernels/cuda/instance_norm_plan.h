@@ -73,11 +73,13 @@ constexpr int64_t kMaxMoreBytesBackward = 192 * 1024;
 constexpr int64_t kMaxNarrowBytes = 8 * 1024 * 1024;  // of x, up to which rows of 32 bytes are read
 constexpr int64_t kManyMoreBytes = 64 * 1024;         // of a block, see tile_cluster_plan
 
-// Planes of at least so many vectors are held by clusters where there are any; those of up to kFewPlanesVectors only if
-// there are two planes a multiprocessor. On an H200 clusters were 1.02 to 1.25 times as quick as resident blocks with
-// 2048 planes of 1024 and 2048 vectors; resident blocks were 1.04 times as quick with 128 planes of 2048 vectors,
-// and 1.1 to 1.7 times with 4096 planes of 512.
-constexpr int64_t kClusterVectors = 1024;
+// Planes of more vectors than this are held by clusters where there are any; those of up to kFewPlanesVectors only if
+// there are two planes a multiprocessor. On an H200, with 2048 planes, clusters were 1.02 times as quick as resident
+// blocks for 1024 vectors backward, 1.04 and 1.25 times for 2048 (forward, backward); resident blocks were 1.04 times
+// as quick with 128 planes of 2048 vectors, and 1.1 to 1.7 times with 4096 planes of 512. Forward of 1024 vectors is
+// resident for the kernel of 256 threads with 4 vectors each, of which a multiprocessor holds as many bytes at once as
+// of the one of 128 threads, 1.7 times those that clusters or 8 vectors left half empty hold; not timed.
+constexpr int64_t most_resident_vectors(bool backward) { return backward ? 1023 : 1024; }
 constexpr int64_t kFewPlanesVectors = 2048;
 
 // Elements of a vector that channels_last tensors of this shape allow, if their pointers do.
@@ -170,7 +172,7 @@ inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backw
   const int64_t elements = kVectorBytes / dtype_size(shape.dtype), tensors = backward ? 2 : 1;
   const int64_t vectors = ceil_divide(shape.pixels, elements);
   const bool few = shape.batch * shape.channels < 2 * device.multiprocessors;
-  if (!forced && (vectors < kClusterVectors || (few && vectors <= kFewPlanesVectors))) return best;
+  if (!forced && (vectors <= most_resident_vectors(backward) || (few && vectors <= kFewPlanesVectors))) return best;
   constexpr int64_t kGranularity = 8;  // parts of whole cache lines, if the plane begins with one
   for (const Hold hold : {Hold::kRegisters, Hold::kShared}) {
     if (best.blocks > 0 || (wish.hold != Hold::kPlan && hold != wish.hold)) continue;
