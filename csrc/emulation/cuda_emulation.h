@@ -273,10 +273,8 @@ inline float __uint_as_float(unsigned bits) {
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float __fdividef(float a, float b) { return a / b; }
-inline unsigned __float2uint_rn(float x) {  // out of range: the nearest number; NaN: 0
-  if (!(x > 0)) return 0;
-  return x < 4294967296.0f ? static_cast<unsigned>(std::rint(x)) : 0xffffffffu;
-}
+inline unsigned __float2uint_rn(float x) { return static_cast<unsigned>(std::rint(x)); }
+inline unsigned __double2uint_rn(double x) { return static_cast<unsigned>(std::rint(x)); }
 
 inline constexpr int cudaFuncAttributeMaxDynamicSharedMemorySize = 8;
 inline constexpr int cudaFuncAttributeNonPortableClusterSizeAllowed = 9;

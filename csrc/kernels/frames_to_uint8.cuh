@@ -9,13 +9,12 @@ namespace jdm_fast::cuda {
 
 constexpr int kFrameThreads = 256;
 
-// The nearest of 0..255, of two the even one; NaN becomes 0.
+// The nearest of 0..255, of two the even one; NaN becomes 0, as maximum() takes the number of (NaN, 0).
 __device__ __forceinline__ unsigned nearest_byte(float value) {
-  const unsigned whole = __float2uint_rn(value);  // what is below zero and NaN become 0
-  return whole < 255u ? whole : 255u;
+  return __float2uint_rn(minimum(maximum(value, 0.0f), 255.0f));
 }
 __device__ __forceinline__ unsigned nearest_byte(double value) {
-  return static_cast<unsigned>(::rint(::fmin(::fmax(value, 0.0), 255.0)));
+  return __double2uint_rn(minimum(maximum(value, 0.0), 255.0));
 }
 
 // Places -1..1 on 0..255.

@@ -102,10 +102,13 @@ def _check(logits: Tensor, source: Tensor, num_sources: int) -> None:
 
 
 def _weight(source: Tensor, num_sources: int, patches: int, dtype: torch.dtype) -> Tensor:
-    """d loss / d (cross-entropy of one patch) of every sample, [M, 1, 1, 1]: one over the patches of its source."""
-    count = torch.zeros(num_sources, dtype=dtype, device=source.device)
-    count = count.index_add(0, source, torch.ones_like(source, dtype=dtype))
-    return 1 / (count[source].view(-1, 1, 1, 1) * patches)
+    """d loss / d (cross-entropy of one patch) of every sample, [M, 1, 1, 1]: one over the patches of its source.
+
+    NaN for an unknown source, which on CUDA nobody has refused.
+    """
+    valid, known = (source >= 0) & (source < num_sources), source.clamp(0, num_sources - 1)
+    count = torch.zeros(num_sources, dtype=dtype, device=source.device).index_add(0, known, valid.to(dtype))
+    return torch.where(valid, 1 / (count[known] * patches), torch.nan).view(-1, 1, 1, 1)
 
 
 def _reference(
@@ -161,7 +164,9 @@ def _scaled(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_los
     """``dlogits * (d_loss + d_source_loss[source])``, at least one of which is given, in the dtype of dlogits."""
     # With four dimensions, so that the product has the factors' precision: a number would be rounded to dlogits' first.
     factors = [d_loss] if d_loss is not None else []
-    factors += [d_source_loss[source]] if d_source_loss is not None else []
+    if d_source_loss is not None:
+        known = source.clamp(0, len(d_source_loss) - 1)  # an index outside would stop a CUDA device
+        factors.append(torch.where(known == source, d_source_loss[known], torch.nan))
     scale = sum(factors[1:], factors[0]).view(-1, 1, 1, 1)
     return (dlogits * scale).to(dlogits.dtype)
 

@@ -121,8 +121,17 @@ def test_backward_op_takes_strided_tensors() -> None:
 
 def test_backward_op_of_an_unknown_source_is_nan(device: torch.device) -> None:
     arguments = torch.ones(3, 2, 3, 3, device=device), index([1, -1, 2], device), None, torch.ones(2, device=device)
-    result = torch.ops.jdm_fast.softmax_critic_loss_backward(*arguments)
-    assert (result[0] == 1).all() and result[1:].isnan().all()
+    for result in (torch.ops.jdm_fast.softmax_critic_loss_backward(*arguments), module._scaled(*arguments)):
+        assert (result[0] == 1).all() and result[1:].isnan().all()
+
+
+def test_second_derivative_of_an_unknown_source_is_nan(device: torch.device) -> None:
+    """What a CUDA device, which cannot refuse it, makes of one: its own samples are NaN, the others right."""
+    logits, u = make_logits((4, 3, 2, 3), seed=1).to(device), make_logits((4, 3, 2, 3), seed=2).to(device)
+    source, good = index([0, 1, 5, -1], device), [0, 1]
+    product = module._hessian_product(logits, source, 3, u)
+    assert product[2:].isnan().all()
+    torch.testing.assert_close(product[good], module._hessian_product(logits[good], source[good], 3, u[good]))
 
 
 @layouts

@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <utility>
 
 #include "device.cuh"
 
@@ -14,8 +15,8 @@ namespace jdm_fast::cuda {
 
 struct LaunchOptions {
   unsigned cluster = 1;  // blocks, neighbours along x; the grid is a multiple
-  // May begin once every block of the kernel before has called `release_dependents` or ended. Older than Hopper: after
-  // it.
+  // May begin once every block of the kernel before has called `release_dependents` or ended; where that does not exist
+  // (before Hopper), after it.
   bool dependent = false;
 };
 
@@ -33,6 +34,26 @@ inline int compute_capability() {
 }
 
 #if defined(__CUDACC__)
+
+// Whether the code of `kernel` that the current device runs waits for its predecessor: code for older devices, compiled
+// for this one when it was loaded, does not, and must not begin early. The answers are kept.
+template <typename... Parameters>
+bool can_begin_early(void (*kernel)(Parameters...)) {
+  int device = 0;
+  cudaGetDevice(&device);
+  static std::mutex one_at_a_time;
+  static std::map<std::pair<void (*)(Parameters...), int>, bool> answers;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const auto [answer, is_new] = answers.insert({{kernel, device}, false});
+  if (!is_new) return answer->second;
+  cudaFuncAttributes attributes = {};
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();  // the launch will tell
+    return false;
+  }
+  answer->second = compute_capability() >= 90 && attributes.ptxVersion >= 90;
+  return answer->second;
+}
 
 template <typename... Parameters>
 struct OptionLaunch {
@@ -56,7 +77,7 @@ struct OptionLaunch {
       attribute.val.clusterDim.x = options.cluster;
       attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
     }
-    if (options.dependent && compute_capability() >= 90) {
+    if (options.dependent && can_begin_early(kernel)) {
       cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
       attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
       attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -135,6 +135,8 @@ __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return ::log(x); }
 __device__ __forceinline__ float maximum(float a, float b) { return fmaxf(a, b); }  // of a number and NaN: the number
 __device__ __forceinline__ double maximum(double a, double b) { return ::fmax(a, b); }
+__device__ __forceinline__ float minimum(float a, float b) { return fminf(a, b); }
+__device__ __forceinline__ double minimum(double a, double b) { return ::fmin(a, b); }
 template <typename A>
 __device__ __forceinline__ A not_negative(A x) {  // 0 where rounding made x negative; NaN stays
   return x < A(0) ? A(0) : x;
