@@ -13,16 +13,21 @@ namespace {
 constexpr char kOp[] = "softmax_critic_loss";
 constexpr int64_t kMaxClasses = 64;
 
+// One index for each sample of `like`.
+void check_source(const char* op, const at::Tensor& source, const at::Tensor& like, const char* like_name) {
+  TORCH_CHECK_TYPE(source.scalar_type() == at::kLong, op, ": source must be int64, got ", source.scalar_type());
+  TORCH_CHECK_VALUE(source.dim() == 1 && source.size(0) == like.size(0), op, ": source must be [", like.size(0),
+                    "], one index a sample, got ", source.sizes());
+  check_device(op, "source", source, like, like_name);
+}
+
 SoftmaxCriticLossShape checked_shape(const at::Tensor& logits, const at::Tensor& source, int64_t num_sources) {
   const DType dtype = checked_dtype(kOp, "logits", logits);
   TORCH_CHECK_VALUE(logits.dim() == 4 && logits.size(2) >= 1 && logits.size(3) >= 1, kOp,
                     ": logits must be [M, K, h, w] with h, w >= 1, got ", logits.sizes());
   TORCH_CHECK_VALUE(1 <= logits.size(1) && logits.size(1) <= kMaxClasses, kOp, ": logits must have 1 to ", kMaxClasses,
                     " classes, got ", logits.sizes());
-  TORCH_CHECK_TYPE(source.scalar_type() == at::kLong, kOp, ": source must be int64, got ", source.scalar_type());
-  TORCH_CHECK_VALUE(source.dim() == 1 && source.size(0) == logits.size(0), kOp, ": source must be [", logits.size(0),
-                    "], one index a sample, got ", source.sizes());
-  check_device(kOp, "source", source, logits, "logits");
+  check_source(kOp, source, logits, "logits");
   TORCH_CHECK_VALUE(1 <= num_sources && num_sources <= logits.size(1), kOp, ": num_sources must be 1 to ",
                     logits.size(1), ", the classes of logits, got ", num_sources);
   const bool channels_last = logits.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
@@ -80,10 +85,7 @@ at::Tensor softmax_critic_loss_backward(const at::Tensor& dlogits, const at::Ten
   constexpr char kName[] = "softmax_critic_loss_backward";
   const DType dtype = checked_dtype(kName, "dlogits", dlogits);
   check_dim(kName, "dlogits", dlogits, 4, "[M, K, h, w]");
-  TORCH_CHECK_VALUE(source.dim() == 1 && source.size(0) == dlogits.size(0), kName, ": source must be [",
-                    dlogits.size(0), "], one index a sample, got ", source.sizes());
-  TORCH_CHECK_TYPE(source.scalar_type() == at::kLong, kName, ": source must be int64, got ", source.scalar_type());
-  check_device(kName, "source", source, dlogits, "dlogits");
+  check_source(kName, source, dlogits, "dlogits");
   TORCH_CHECK_VALUE(d_loss.has_value() || d_source_loss.has_value(), kName,
                     ": d_loss or d_source_loss must be given, got neither");
   const auto checked_factor = [&](const char* name, const std::optional<at::Tensor>& factor, int64_t dim) {

@@ -75,6 +75,15 @@ def softmax_critic_loss(logits: Tensor, source: Tensor, num_sources: int) -> tup
 # ---- checks shared by the fake and the reference; csrc/bindings/softmax_critic_loss.cpp makes the same ones
 
 
+def _check_source(op: str, source: Tensor, like: Tensor, like_name: str) -> None:
+    if source.dtype != torch.int64:
+        raise TypeError(f"{op}: source must be int64, got {source.dtype}")
+    if source.dim() != 1 or source.shape[0] != like.shape[0]:
+        raise ValueError(f"{op}: source must be [{like.shape[0]}], one index a sample, got {list(source.shape)}")
+    if source.device != like.device:
+        raise ValueError(f"{op}: source must be on {like.device} like {like_name}, got {source.device}")
+
+
 def _check(logits: Tensor, source: Tensor, num_sources: int) -> None:
     if logits.dtype not in DTYPES:
         raise TypeError(
@@ -84,14 +93,7 @@ def _check(logits: Tensor, source: Tensor, num_sources: int) -> None:
         raise ValueError(f"softmax_critic_loss: logits must be [M, K, h, w] with h, w >= 1, got {list(logits.shape)}")
     if not 1 <= logits.shape[1] <= MAX_CLASSES:
         raise ValueError(f"softmax_critic_loss: logits must have 1 to {MAX_CLASSES} classes, got {list(logits.shape)}")
-    if source.dtype != torch.int64:
-        raise TypeError(f"softmax_critic_loss: source must be int64, got {source.dtype}")
-    if source.dim() != 1 or source.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"softmax_critic_loss: source must be [{logits.shape[0]}], one index a sample, got {list(source.shape)}"
-        )
-    if source.device != logits.device:
-        raise ValueError(f"softmax_critic_loss: source must be on {logits.device} like logits, got {source.device}")
+    _check_source("softmax_critic_loss", source, logits, "logits")
     if not 1 <= num_sources <= logits.shape[1]:
         raise ValueError(
             f"softmax_critic_loss: num_sources must be 1 to {logits.shape[1]}, the classes of logits, got {num_sources}"
@@ -137,10 +139,7 @@ def _check_backward(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_so
         raise TypeError(f"{op}: dlogits must be float32, float16, bfloat16 or float64, got {dlogits.dtype}")
     if dlogits.dim() != 4:
         raise ValueError(f"{op}: dlogits must be [M, K, h, w], got {list(dlogits.shape)}")
-    if source.dim() != 1 or source.shape[0] != dlogits.shape[0]:
-        raise ValueError(f"{op}: source must be [{dlogits.shape[0]}], one index a sample, got {list(source.shape)}")
-    if source.dtype != torch.int64:
-        raise TypeError(f"{op}: source must be int64, got {source.dtype}")
+    _check_source(op, source, dlogits, "dlogits")
     if d_loss is None and d_source_loss is None:
         raise ValueError(f"{op}: d_loss or d_source_loss must be given, got neither")
     for name, factor, dim in (("d_loss", d_loss, 0), ("d_source_loss", d_source_loss, 1)):
@@ -150,9 +149,8 @@ def _check_backward(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_so
             raise ValueError(f"{op}: {name} must have {dim} dimensions, got {list(factor.shape)}")
         if factor.dtype != accumulation_dtype(dlogits.dtype):
             raise TypeError(f"{op}: {name} must be {accumulation_dtype(dlogits.dtype)}, got {factor.dtype}")
-    for name, tensor in (("source", source), ("d_loss", d_loss), ("d_source_loss", d_source_loss)):
-        if tensor is not None and tensor.device != dlogits.device:
-            raise ValueError(f"{op}: {name} must be on {dlogits.device} like dlogits, got {tensor.device}")
+        if factor.device != dlogits.device:
+            raise ValueError(f"{op}: {name} must be on {dlogits.device} like dlogits, got {factor.device}")
 
 
 def _backward_reference(dlogits: Tensor, source: Tensor, d_loss: Tensor | None, d_source_loss: Tensor | None) -> Tensor:

@@ -91,10 +91,9 @@ def test_interpolate_latents(counting_gpu: EmulatedGpu, keys: int, n: int, eleme
     """Few latents: every interval has threads of its own, which read both of its keys, and backward the frames on both
     sides of theirs."""
     counting_gpu.interpolate_latents(torch.randn(2, keys, elements).to(dtype), None, n)
-    inner = torch.ones(keys, dtype=torch.int32)
-    inner[1:] = 2  # the end of one interval and, but for the last, the begin of the next
-    inner[0] = 1
-    assert torch.equal(times(counting_gpu, "z"), inner.view(1, -1, 1).expand(2, -1, elements))
+    reads = torch.full((keys,), 2, dtype=torch.int32)  # by the interval that ends with a key and by what begins there
+    reads[0] = 1
+    assert torch.equal(times(counting_gpu, "z"), reads.view(1, -1, 1).expand(2, -1, elements))
     assert bool((times(counting_gpu, "y") == 1).all())
     counting_gpu.interpolate_latents_backward(torch.randn(2, (keys - 1) * n + 1, elements).to(dtype), n, keys)
     count = times(counting_gpu, "dy")

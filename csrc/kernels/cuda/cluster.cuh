@@ -1,7 +1,7 @@
 // What Hopper (compute capability 9.0) adds and our kernels use: clusters of blocks that reach each other's shared
 // memory, and kernels that begin before the one they depend on has ended; with them copies to shared memory that pass
 // by the registers (8.0). The device functions exist for every architecture, so that one source serves all; launch what
-// needs a cluster only where `cluster_capability` says so.
+// needs a cluster only where `prepare_cluster` says so.
 #pragma once
 
 #include <map>
@@ -35,6 +35,16 @@ inline int compute_capability() {
 
 #if defined(__CUDACC__)
 
+// Whether the code of `kernel` that the current device runs is code for Hopper or newer; and its attributes.
+template <typename... Parameters>
+bool runs_hopper_code(void (*kernel)(Parameters...), cudaFuncAttributes* attributes) {
+  if (cudaFuncGetAttributes(attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();  // the launch will tell
+    return false;
+  }
+  return compute_capability() >= 90 && attributes->ptxVersion >= 90;
+}
+
 // Whether the code of `kernel` that the current device runs waits for its predecessor: code for older devices, compiled
 // for this one when it was loaded, does not, and must not begin early. The answers are kept.
 template <typename... Parameters>
@@ -46,12 +56,8 @@ bool can_begin_early(void (*kernel)(Parameters...)) {
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   const auto [answer, is_new] = answers.insert({{kernel, device}, false});
   if (!is_new) return answer->second;
-  cudaFuncAttributes attributes = {};
-  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
-    cudaGetLastError();  // the launch will tell
-    return false;
-  }
-  answer->second = compute_capability() >= 90 && attributes.ptxVersion >= 90;
+  cudaFuncAttributes attributes;
+  answer->second = runs_hopper_code(kernel, &attributes);
   return answer->second;
 }
 
@@ -255,9 +261,7 @@ bool prepare_cluster(void (*kernel)(Parameters...), unsigned cluster, unsigned t
     return status == cudaSuccess;
   };
   cudaFuncAttributes attributes;
-  if (compute_capability() < 90 || !works(cudaFuncGetAttributes(&attributes, kernel)) || attributes.ptxVersion < 90) {
-    return false;
-  }
+  if (!runs_hopper_code(kernel, &attributes)) return false;
   int largest = 0;
   cudaDeviceGetAttribute(&largest, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   largest -= static_cast<int>(attributes.sharedSizeBytes);

@@ -79,7 +79,7 @@ constexpr int64_t kManyMoreBytes = 64 * 1024;         // of a block, see tile_cl
 // as quick with 128 planes of 2048 vectors, and 1.1 to 1.7 times with 4096 planes of 512. Forward of 1024 vectors is
 // resident for the kernel of 256 threads with 4 vectors each, of which a multiprocessor holds as many bytes at once as
 // of the one of 128 threads, 1.7 times those that clusters or 8 vectors left half empty hold; not timed.
-constexpr int64_t most_resident_vectors(bool backward) { return backward ? 1023 : 1024; }
+constexpr int64_t cluster_above_vectors(bool backward) { return backward ? 1023 : 1024; }
 constexpr int64_t kFewPlanesVectors = 2048;
 
 // Elements of a vector that channels_last tensors of this shape allow, if their pointers do.
@@ -172,7 +172,7 @@ inline ClusterPlan plane_cluster_plan(const InstanceNormShape& shape, bool backw
   const int64_t elements = kVectorBytes / dtype_size(shape.dtype), tensors = backward ? 2 : 1;
   const int64_t vectors = ceil_divide(shape.pixels, elements);
   const bool few = shape.batch * shape.channels < 2 * device.multiprocessors;
-  if (!forced && (vectors <= most_resident_vectors(backward) || (few && vectors <= kFewPlanesVectors))) return best;
+  if (!forced && (vectors <= cluster_above_vectors(backward) || (few && vectors <= kFewPlanesVectors))) return best;
   constexpr int64_t kGranularity = 8;  // parts of whole cache lines, if the plane begins with one
   for (const Hold hold : {Hold::kRegisters, Hold::kShared}) {
     if (best.blocks > 0 || (wish.hold != Hold::kPlan && hold != wish.hold)) continue;
